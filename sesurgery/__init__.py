@@ -1,0 +1,84 @@
+"""Squeeze-and-excitation, and other surgery, at chosen places of any network.
+
+    surgery = sesurgery.apply(model, "standard", stages="4")
+    surgery.model, surgery.plan, surgery.before, surgery.after
+    sesurgery.revert(surgery.model)
+
+Importing the package does not import torch; the first use of a name that needs it does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sesurgery.artifact import load as load
+    from sesurgery.artifact import revert_folder as revert_folder
+    from sesurgery.artifact import save as save
+    from sesurgery.errors import ArtifactError as ArtifactError
+    from sesurgery.errors import FrozenValueError as FrozenValueError
+    from sesurgery.errors import InputError as InputError
+    from sesurgery.errors import ModelError as ModelError
+    from sesurgery.errors import NothingMatchedError as NothingMatchedError
+    from sesurgery.errors import RecipeError as RecipeError
+    from sesurgery.errors import StalePlanError as StalePlanError
+    from sesurgery.errors import SurgeryError as SurgeryError
+    from sesurgery.errors import UnknownNameError as UnknownNameError
+    from sesurgery.errors import WeightsError as WeightsError
+    from sesurgery.plan import Cost as Cost
+    from sesurgery.plan import Edit as Edit
+    from sesurgery.plan import Inspection as Inspection
+    from sesurgery.plan import Plan as Plan
+    from sesurgery.plan import Skip as Skip
+    from sesurgery.recipe import Recipe as Recipe
+    from sesurgery.recipe import list_recipes as list_recipes
+    from sesurgery.recipe import load_recipe as load_recipe
+    from sesurgery.surgery import Surgery as Surgery
+    from sesurgery.surgery import apply as apply
+    from sesurgery.surgery import inspect as inspect
+    from sesurgery.surgery import plan as plan
+    from sesurgery.surgery import revert as revert
+
+# The file plan.py and the function plan() share a name. Importing the file binds it here as an attribute; a second
+# import never does. So it is imported once here and forgotten, and `sesurgery.plan` is the function from then on.
+import_module("sesurgery.plan")
+globals().pop("plan", None)
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "artifact": ("load", "revert_folder", "save"),
+    "errors": (
+        "ArtifactError",
+        "FrozenValueError",
+        "InputError",
+        "ModelError",
+        "NothingMatchedError",
+        "RecipeError",
+        "StalePlanError",
+        "SurgeryError",
+        "UnknownNameError",
+        "WeightsError",
+    ),
+    "plan": ("Cost", "Edit", "Inspection", "Plan", "Skip"),
+    "recipe": ("Recipe", "list_recipes", "load_recipe"),
+    "surgery": ("Surgery", "apply", "inspect", "plan", "revert"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "attention":  # the registry of nodes: sesurgery.attention.attention is the decorator that adds one
+        return import_module("sesurgery.attention")
+    if name not in _HOME:
+        raise AttributeError(f'module "sesurgery" has no attribute "{name}"')
+    value = getattr(import_module(f"sesurgery.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

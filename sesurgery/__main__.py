@@ -1,0 +1,8 @@
+"""``python -m sesurgery``."""
+
+from __future__ import annotations
+
+from sesurgery.cli import main
+
+if __name__ == "__main__":
+    main()

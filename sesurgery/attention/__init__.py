@@ -1,0 +1,50 @@
+"""Nodes that can be inserted, by name. Importing this package imports no torch; building a node does."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .catalogue import attention, canonical, check_options, child_name, entry, names
+from .node import Entry
+from .port import LAYOUTS, Port
+from .widths import make_divisible, reduced_channels
+
+if TYPE_CHECKING:
+    from .construct import build, refusal
+    from .gates import activation_name
+    from .identity import IdentityStart
+    from .squeeze import SqueezeExcite
+
+_NEED_TORCH = {
+    "activation_name": "gates",
+    "build": "construct",
+    "refusal": "construct",
+    "IdentityStart": "identity",
+    "SqueezeExcite": "squeeze",
+}
+
+__all__ = [
+    "LAYOUTS",
+    "Entry",
+    "IdentityStart",
+    "Port",
+    "SqueezeExcite",
+    "activation_name",
+    "attention",
+    "build",
+    "canonical",
+    "check_options",
+    "child_name",
+    "entry",
+    "make_divisible",
+    "names",
+    "reduced_channels",
+    "refusal",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NEED_TORCH:
+        return getattr(importlib.import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

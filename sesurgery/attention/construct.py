@@ -1,0 +1,99 @@
+"""From a name, a port and options to a node, or to the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import InputError, Unfit
+from .catalogue import check_options, entry
+from .identity import IdentityStart
+from .node import Entry
+from .port import LAYOUTS, Port
+
+
+@dataclass(frozen=True)
+class _Case:
+    found: Entry
+    port: Port
+    key: str
+    settings: Mapping[str, Any] = field(compare=False)
+
+
+def build(name: str, port: Port, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build the node ``name`` for a port, on the default device, in train mode.
+
+    Raises:
+        UnknownNameError: where no node has that name.
+        InputError: where an option is unknown or its value will not do.
+        Unfit: where the node has no meaning at the port; its text says why.
+    """
+    case = _case(name, port, options or {})
+    reason = _reason(case)
+    if reason:
+        raise Unfit(reason)
+    return _construct(case)
+
+
+def refusal(name: str, port: Port, options: Mapping[str, Any] | None = None) -> str | None:
+    """Why the node ``name`` has no meaning at a port, or None. Allocates nothing and draws no random number.
+
+    Raises:
+        UnknownNameError, InputError: as ``build``.
+    """
+    return _reason(_case(name, port, options or {}))
+
+
+def _case(name: str, port: Port, options: Mapping[str, Any]) -> _Case:
+    found = entry(name)
+    problems = check_options(name, options)
+    if problems:
+        raise InputError("; ".join(problems), where=found.name)
+    settings = {**found.defaults, **{key: value for key, value in options.items() if key != "reduce_from"}}
+    settings["init"] = settings.get("init") or "paper"
+    return _Case(found, port, repr(sorted(settings.items(), key=lambda item: item[0])), settings)
+
+
+@lru_cache(maxsize=4096)
+def _reason(case: _Case) -> str | None:
+    found, port = case.found, case.port
+    if port.layout not in found.layouts:
+        wanted = " and ".join(words for layout, words in LAYOUTS.items() if layout in found.layouts)
+        return f"{found.name} works on {wanted} maps; this site is {port.words}"
+    if 0 in port.shape:
+        return f"{found.name} needs a map that is not empty; this one has shape {port.shape}"
+    try:
+        # A trial on meta tensors costs nothing and finds what no list of conditions would.
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+            output = _construct(case).eval()(torch.empty(port.shape))
+    except Unfit as refused:
+        return str(refused)
+    except InputError:
+        raise
+    except NotImplementedError:
+        return None  # a node that has no meta kernels cannot be tried out
+    except Exception as error:
+        text = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}".rstrip(": ")
+        return f"{found.name} cannot take {port.words} of shape {port.shape}: {text}"
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
+    if shape == port.shape:
+        return None
+    return f"{found.name} turns shape {port.shape} into {shape or type(output).__name__}; a node has to keep the shape"
+
+
+def _construct(case: _Case) -> nn.Module:
+    settings = dict(case.settings)
+    init = settings["init"]
+    if not case.found.starts_as_identity:
+        del settings["init"]
+    node = case.found.load()(case.port, **settings)
+    if not isinstance(node, nn.Module):
+        what = f"its builder returned a {type(node).__name__}"
+        raise InputError(what, where=case.found.name, remedy="return an nn.Module")
+    wrap = init == "identity" and not case.found.starts_as_identity
+    return IdentityStart(node) if wrap else node

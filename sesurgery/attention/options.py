@@ -1,0 +1,121 @@
+"""What the options of a node may be. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import either, nearest
+
+ACTIVATIONS = (
+    "relu",
+    "silu",
+    "swish",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "prelu",
+    "celu",
+    "selu",
+    "gelu",
+    "gelu_tanh",
+    "quick_gelu",
+    "mish",
+    "sigmoid",
+    "tanh",
+    "hard_sigmoid",
+    "hardsigmoid",
+    "hard_swish",
+    "hardswish",
+    "hard_mish",
+    "identity",
+)
+INHERIT = "inherit"
+GATES = ("sigmoid", "hard_sigmoid", "tanh", "relu")
+SQUEEZES = ("avg", "max", "avg+max", "none")
+INITS = ("paper", "identity")
+SOURCES = ("site", "block input")
+
+MAX_CHANNELS = 65536
+
+
+class Rule(Protocol):
+    """Judges one value."""
+
+    def problem(self, value: object) -> str | None:
+        """What is wrong with ``value``, or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number between ``low`` and ``high``, both included."""
+
+    low: float
+    high: float
+    whole: bool = True
+    odd: bool = False
+
+    def problem(self, value: object) -> str | None:
+        kind = ("an odd whole number" if self.odd else "a whole number") if self.whole else "a number"
+        wanted = f"{_short(value)} is not {kind} from {self.low:g} to {self.high:g}"
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return wanted
+        fits = self.low <= value <= self.high and not (self.odd and value % 2 == 0)
+        return None if fits else wanted
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values."""
+
+    values: tuple[object, ...]
+
+    def problem(self, value: object) -> str | None:
+        if not isinstance(value, bool) and any(type(value) is type(known) and value == known for known in self.values):
+            return None
+        names = [str(known) for known in self.values]
+        near = nearest(value, names) if isinstance(value, str) else ()
+        hint = f"did you mean {either(near)}?" if near else f"expected {either(names)}"
+        return f"{_short(value)} is not known; {hint}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or false."""
+
+    def problem(self, value: object) -> str | None:
+        return None if isinstance(value, bool) else f"{_short(value)} is neither true nor false"
+
+
+RULES: dict[str, Rule] = {
+    "reduction": Number(1 / 64, MAX_CHANNELS, whole=False),
+    "rd_channels": Number(1, MAX_CHANNELS),
+    "rd_divisor": Number(1, 4096),
+    "reduce_from": Choice(SOURCES),
+    "act": Choice((*ACTIVATIONS, INHERIT)),
+    "act_slope": Number(-10, 10, whole=False),
+    "gate": Choice(GATES),
+    "squeeze": Choice(SQUEEZES),
+    "bias": Flag(),
+    "init": Choice(INITS),
+    "kernel_size": Number(1, 63, odd=True),
+    "groups": Number(1, MAX_CHANNELS),
+    "radix": Number(1, 16),
+    "extent": Choice((0, 2, 4, 8, 16, 32)),
+    "extra_params": Flag(),
+    "split_input": Flag(),
+    "keep_3x3": Flag(),
+    "block_size": Number(2, 64),
+    "halo_size": Number(0, 32),
+    "num_heads": Number(1, 256),
+    "dim_head": Number(1, 1024),
+    "drop_rate": Number(0, 0.99, whole=False),
+}
+
+
+def _short(value: object) -> str:
+    if isinstance(value, int) and abs(value) >= 10**60:
+        return "a number of more than 60 digits"  # python refuses to print one of thousands
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

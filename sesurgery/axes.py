@@ -1,0 +1,236 @@
+"""Which axis of an activation holds its channels: derived from the operations that made it, never guessed.
+
+During the one forward pass of planning each tensor that leaves an aten operation is labelled with its channel axis.
+A convolution writes channels on axis 1, a linear layer and a layer norm on the last axis; a permutation moves the
+label, a view splits or joins it (channel shuffles, attention heads), anything that keeps the shape keeps the label.
+Where none of this says anything, the tensor has no label and a node cannot be put there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+
+_LABEL = "_sesurgery_channel_axes"
+_ACTIVATION = "_sesurgery_activation"
+Axes = tuple[int, ...]  # more than one while a view has split the channels
+_Rule = Callable[[tuple[Any, ...], torch.Tensor], Axes | None]
+
+
+def channel_axis(tensor: object) -> int | None:
+    """The channel axis (non-negative) of a labelled activation, or None where it is not known."""
+    axes = _axes(tensor)
+    return axes[0] if axes is not None and len(axes) == 1 else None
+
+
+def label(tensor: torch.Tensor, axis: int | None) -> None:
+    """Say that ``tensor`` holds its channels on ``axis``; None forgets."""
+    _set(tensor, None if axis is None else (axis,))
+
+
+def is_activation(tensor: object) -> bool:
+    """Whether a tensor depends on the input of the model (a mask or a position embedding does not)."""
+    return getattr(tensor, _ACTIVATION, False)
+
+
+def mark_activation(tensor: torch.Tensor) -> None:
+    """Say that ``tensor`` depends on the input of the model."""
+    setattr(tensor, _ACTIVATION, True)
+
+
+def copy_labels(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Give ``target`` the labels of ``source``."""
+    _set(target, _axes(source))
+    if is_activation(source):
+        mark_activation(target)
+
+
+def propagate(name: str, args: tuple[Any, ...], output: Any) -> None:
+    """Label what the aten operation ``name`` gave, from the labels of what it took."""
+    depends = any(is_activation(tensor) for tensor in _tensors(args))
+    for item in output if isinstance(output, (tuple, list)) else (output,):
+        if isinstance(item, torch.Tensor):
+            _set(item, _axes_after(name, args, item))
+            if depends:
+                mark_activation(item)
+
+
+def _axes(tensor: object) -> Axes | None:
+    return getattr(tensor, _LABEL, None)
+
+
+def _set(tensor: torch.Tensor, axes: Axes | None) -> None:
+    if axes is not None or hasattr(tensor, _LABEL):
+        setattr(tensor, _LABEL, axes)
+
+
+def _axes_after(name: str, args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    rule = _RULES.get(name.rstrip("_"))
+    if rule is not None:
+        return rule(args, output)
+    return _same_shape(args, output)
+
+
+def _tensors(args: Sequence[Any]) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for arg in args:
+        if isinstance(arg, torch.Tensor):
+            found.append(arg)
+        elif isinstance(arg, (list, tuple)):
+            found.extend(item for item in arg if isinstance(item, torch.Tensor))
+    return found
+
+
+def _same_shape(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    axes = {_axes(tensor) for tensor in _tensors(args) if tensor.shape == output.shape} - {None}
+    if not axes:
+        axes = {_axes(tensor) for tensor in _tensors(args) if tensor.ndim == output.ndim} - {None}
+    return axes.pop() if len(axes) == 1 else None
+
+
+def _first(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    axes = _axes(args[0])
+    return axes if axes is not None and output.ndim == args[0].ndim else None
+
+
+def _convolution(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    return (1,) if output.ndim == args[1].ndim else None
+
+
+def _channels_second(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    return (1,) if output.ndim == args[0].ndim and output.ndim >= 3 else _same_shape(args, output)
+
+
+def _last(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    return (output.ndim - 1,)
+
+
+def _unknown(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    return None
+
+
+def _layer_norm(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    if len(args[1]) == 1 and output.shape == args[0].shape:
+        return (output.ndim - 1,)
+    return _same_shape(args, output)
+
+
+def _permute(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    axes = _axes(args[0])
+    order = [dim % output.ndim for dim in args[1]]
+    return None if axes is None else tuple(sorted(order.index(axis) for axis in axes))
+
+
+def _transpose(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    axes = _axes(args[0])
+    if axes is None:
+        return None
+    one, two = (dim % output.ndim for dim in args[1:3]) if len(args) > 2 else (0, 1)
+    swap = {one: two, two: one}
+    return tuple(sorted(swap.get(axis, axis) for axis in axes))
+
+
+def _view(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    """Channels survive a view where the run of axes that holds them covers a run of whole axes of the new shape."""
+    axes = _axes(args[0])
+    if axes is None or axes != tuple(range(axes[0], axes[-1] + 1)):
+        return None
+    shape = args[0].shape
+    if tuple(output.shape) == tuple(shape):
+        return axes
+    size = prod(shape[axes[0] : axes[-1] + 1])
+    behind = prod(shape[axes[-1] + 1 :])
+    if size == 1:
+        return None
+    found: list[int] = []
+    for place in range(output.ndim - 1, -1, -1):
+        length, tail = output.shape[place], prod(output.shape[place + 1 :])
+        if length > 1 and behind <= tail and tail * length <= behind * size:
+            found.insert(0, place)
+    return tuple(found) if prod(output.shape[place] for place in found) == size else None
+
+
+def _unsqueeze(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    axes = _axes(args[0])
+    return None if axes is None else tuple(axis + (args[1] % output.ndim <= axis) for axis in axes)
+
+
+def _select(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    axes = _axes(args[0])
+    gone = (args[1] if len(args) > 1 else 0) % args[0].ndim
+    return None if axes is None or gone in axes else tuple(axis - (gone < axis) for axis in axes)
+
+
+def _expand(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    axes = _axes(args[0])
+    return None if axes is None else tuple(axis + output.ndim - args[0].ndim for axis in axes)
+
+
+def _reduce(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    axes = _axes(args[0])
+    if axes is None:
+        return None
+    if output.ndim == args[0].ndim:
+        return axes if all(output.shape[axis] == args[0].shape[axis] for axis in axes) else None
+    gone = args[1] if len(args) > 1 and args[1] is not None else range(args[0].ndim)
+    dims = [dim % args[0].ndim for dim in ([gone] if isinstance(gone, int) else gone)]
+    return None if set(axes) & set(dims) else tuple(axis - sum(dim < axis for dim in dims) for axis in axes)
+
+
+_RULES: dict[str, _Rule] = {
+    "convolution": _convolution,
+    "_convolution": _convolution,
+    "addmm": _last,
+    "mm": _last,
+    "linear": _last,
+    "bmm": _unknown,
+    "baddbmm": _unknown,
+    "native_layer_norm": _layer_norm,
+    "_fused_rms_norm": _layer_norm,
+    "permute": _permute,
+    "transpose": _transpose,
+    "t": _transpose,
+    "view": _view,
+    "_unsafe_view": _view,
+    "reshape": _view,
+    "_reshape_alias": _view,
+    "squeeze": _view,
+    "unsqueeze": _unsqueeze,
+    "stack": _unknown,
+    "select": _select,
+    "expand": _expand,
+    "mean": _reduce,
+    "sum": _reduce,
+    "amax": _reduce,
+    "slice": _first,
+    "split": _first,
+    "split_with_sizes": _first,
+    "constant_pad_nd": _first,
+    "as_strided": _unknown,
+    "unfold": _unknown,
+    **dict.fromkeys(
+        (
+            "native_batch_norm",
+            "_native_batch_norm_legit_no_training",
+            "_native_batch_norm_legit",
+            "cudnn_batch_norm",
+            "native_group_norm",
+            "max_pool2d_with_indices",
+            "max_pool3d_with_indices",
+            "avg_pool2d",
+            "avg_pool3d",
+            "_adaptive_avg_pool2d",
+            "_adaptive_avg_pool3d",
+            "adaptive_max_pool2d",
+            "upsample_nearest2d",
+            "upsample_bilinear2d",
+            "upsample_bicubic2d",
+            "pixel_shuffle",
+            "pixel_unshuffle",
+        ),
+        _channels_second,
+    ),
+}

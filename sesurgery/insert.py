@@ -1,0 +1,333 @@
+"""The edit ``insert``: a node of the registry at a site."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import attention
+from .actions import Action, Realised, SetChild, SetForward
+from .anatomy import Anatomy, merges_of
+from .axes import channel_axis
+from .cost import measure
+from .edits import edit_kind, facts, fingerprint, phrase, place_of, refused, verify
+from .errors import StalePlanError, Unfit
+from .flow import Flow
+from .generated import Code
+from .layers import is_activation_layer
+from .marks import mark_of
+from .placements import Site, sites
+from .plan import Diff, Edit, Skip
+from .rewrite import Cut, code_text, cut_graph, new_forward
+from .rules import Insert, Rule
+from .sockets import socket_at
+from .survey import Survey
+from .trace import Trace
+
+
+@edit_kind
+class InsertKind:
+    """Puts a node at every site that ``at:`` names and ``where:`` leaves."""
+
+    action = "insert"
+
+    def propose(self, anatomy: Anatomy, rule: Rule) -> Iterator[Edit | Skip]:
+        """Sites, narrowed by ``where:``, each with a node that fits, or the reason why none does."""
+        taken: dict[nn.Module, set[str]] = defaultdict(set)
+        ordinals: dict[nn.Module, int] = defaultdict(int)
+        for site in sites(anatomy, rule.at):
+            if isinstance(site, Skip):
+                yield replace(site, at=str(rule.at))
+                continue
+            ordinal = ordinals[site.host]
+            ordinals[site.host] += 1
+            try:
+                yield _proposal(anatomy, rule, site, ordinal, taken)
+            except Unfit as reason:
+                yield Skip(place_of(anatomy, site), str(reason), str(rule.at))
+
+    def realise(self, anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
+        """Children to set and forwards to generate, host by host."""
+        hosts: dict[str, list[Edit]] = defaultdict(list)
+        for edit in edits:
+            verify(anatomy.survey, edit)
+            hosts[edit.host].append(edit)
+        actions: list[Action] = []
+        diffs: list[Diff] = []
+        cache: dict[Any, Code] = {}
+        for path, group in hosts.items():
+            actions += [_child_action(edit) for edit in group]
+            host = anatomy.survey.module(path)
+            forward = _forward_action(anatomy, host, group, cache)
+            if forward is not None:
+                actions.append(forward)
+            diffs.append(_diff(anatomy.survey, host, group))
+        return Realised(tuple(actions), tuple(diffs))
+
+
+def _proposal(anatomy: Anatomy, rule: Rule, site: Site, ordinal: int, taken: dict[nn.Module, set[str]]) -> Edit:
+    survey = anatomy.survey
+    edit = rule.edit
+    assert isinstance(edit, Insert)
+    value: torch.Tensor = site.value.meta["val"]
+    found = facts(anatomy, survey.paths[site.host], value, site.conv)
+    mismatch = refused(rule, found)
+    if mismatch:
+        raise Unfit(mismatch)
+    axis = channel_axis(value)
+    if axis is None or axis == 0:
+        raise Unfit(f"which axis of {tuple(value.shape)} holds the channels cannot be derived")
+    port = attention.Port(tuple(value.shape), axis)
+    options = resolve(anatomy, edit.module, edit.options, site.host, port)
+    present = _present(anatomy, site)
+    if present is not None and rule.if_present == "refuse":
+        raise Unfit(f"already has attention: {present}; use if_present: stack | replace")
+    reason = attention.refusal(edit.module, port, options)
+    if reason:
+        raise Unfit(reason)
+    if present is not None and rule.if_present == "replace":
+        means, host, name = "child", site.host, present
+    else:
+        means, host, name = _means(survey, site, edit, taken)
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        node = attention.build(edit.module, port, options).eval()
+    cost = measure(node, torch.empty(value.shape, device="meta"))
+    host_path = survey.paths[host]
+    block = anatomy.block_of(survey.paths[site.host])
+    return Edit(
+        action="insert",
+        path=f"{host_path}.{name}" if host_path else name,
+        at=str(rule.at),
+        host=host_path,
+        stage=found.stage,
+        block=survey.paths[block] if block is not None else None,
+        channels=port.channels,
+        module=attention.canonical(edit.module),
+        options={**options, "shape": list(port.shape), "axis": axis},
+        means=means,
+        site={"value": site.value.name, "users": [user.name for user in site.users], "ordinal": ordinal},
+        fingerprint=fingerprint(survey, host),
+        params=cost.params,
+        macs=cost.macs,
+        notes=_notes(survey, host),
+    )
+
+
+def resolve(
+    anatomy: Anatomy, module: str, options: Mapping[str, Any], host: nn.Module, port: attention.Port
+) -> dict[str, Any]:
+    """The options of a node with ``reduce_from`` and ``act: inherit`` answered by the block it is put into."""
+    settled = dict(options)
+    source = settled.pop("reduce_from", "site")
+    block = anatomy.block_of(anatomy.survey.paths[host])
+    holder = block if block is not None else host
+    if source == "block input" and settled.get("rd_channels") is None:
+        channels = _input_channels(anatomy.survey, holder)
+        if channels is None:
+            raise Unfit("the channels of the block's input cannot be derived")
+        width = attention.reduced_channels(module, channels, settled)
+        if width is not None:
+            settled["rd_channels"] = width
+    if settled.get("act") == "inherit":
+        settled.update(_activation_of(holder))
+    return settled
+
+
+def _input_channels(survey: Survey, block: nn.Module) -> int | None:
+    frame = survey.frame(block)
+    leaves = [] if frame is None else torch.utils._pytree.tree_leaves((frame.args, frame.kwargs))
+    for leaf in leaves:
+        axis = channel_axis(leaf)
+        if isinstance(leaf, torch.Tensor) and axis is not None:
+            return leaf.shape[axis]
+    return None
+
+
+def _activation_of(block: nn.Module) -> dict[str, Any]:
+    """Name (and slope) of the first activation of a block, as timm's registry knows it."""
+    for module in block.modules():
+        if is_activation_layer(module):
+            name = attention.activation_name(module)
+            if name is not None:
+                slope = getattr(module, "negative_slope", None)
+                return {"act": name, **({"act_slope": slope} if name == "leaky_relu" and slope != 0.01 else {})}
+    raise Unfit("the block has no activation to inherit; name one: act: relu")
+
+
+def _present(anatomy: Anatomy, site: Site) -> str | None:
+    """The child of the host that already gates this very place, if there is one."""
+    host = site.host
+    near = [site.value, *(site.users or site.value.users)]
+    for node in near:
+        if node.op == "call_module" and host.get_submodule(str(node.target)) in anatomy.attention:
+            return str(node.target)
+    if type(host).forward is nn.Sequential.forward and site.value.op == "call_module":
+        child = _behind(host.get_submodule(str(site.value.target)))
+        mark = mark_of(child)
+        if mark is not None and mark.nodes:
+            return f"{site.value.target}.{mark.nodes[-1]}"
+    for merge in anatomy.merges.get(host, ()):
+        if merge.kind == "gate" and (site.value is merge.node or merge.node in near):
+            return merge.node.name
+    return None
+
+
+def _behind(module: nn.Module) -> nn.Module:
+    """The layer whose output is a Sequential's output, however deep."""
+    while type(module).forward is nn.Sequential.forward and len(module._modules):
+        module = list(module.children())[-1]
+    return module
+
+
+def _means(
+    survey: Survey, site: Site, edit: Insert, taken: dict[nn.Module, set[str]]
+) -> tuple[str, nn.Module, str]:
+    """How the node gets there (see :class:`~sesurgery.plan.Edit`), into which host and under which name."""
+    socket = socket_at(survey, site) if edit.name is None else None
+    if socket is not None and socket[0] not in taken[site.host]:
+        taken[site.host].add(socket[0])
+        return "socket", site.host, socket[0]
+    host, means = site.host, "graph"
+    if type(host).forward is nn.Sequential.forward:
+        if site.value.op != "call_module":
+            raise Unfit("a Sequential has no place before its first child; operate on the module that calls it")
+        host, means = _behind(host.get_submodule(str(site.value.target))), "behind"
+    elif site.value.op == "call_module" and not isinstance(survey.trace(host), Trace):
+        means = "behind"
+    if means == "behind" and (len(survey.mounts[host]) > 1 or survey.probe.calls.get(host, 0) > 1):
+        raise Unfit(f"the {type(host).__name__} it would follow is used in several places")
+    if "forward" in host.__dict__:
+        raise Unfit("its forward was set on the instance, and a new one of the class would not be called")
+    name = _free_name(host, edit, site.role, taken[host])
+    taken[host].add(name)
+    return means, host, name
+
+
+def _free_name(host: nn.Module, edit: Insert, role: str, taken: set[str]) -> str:
+    wanted = edit.name or attention.child_name(edit.module)
+
+    def free(name: str) -> bool:
+        return name not in taken and not hasattr(host, name)
+
+    if free(wanted):
+        return wanted
+    if edit.name is not None and hasattr(host, wanted) and wanted not in taken:
+        raise Unfit(f'its {type(host).__name__} already has an attribute "{wanted}"; choose another name')
+    candidates = [f"{wanted}_{role}"] if role and role != "branch" else []
+    candidates += [f"{wanted}_{number}" for number in range(2, 1000)]
+    return next(name for name in candidates if free(name))
+
+
+def _notes(survey: Survey, host: nn.Module) -> tuple[str, ...]:
+    notes = []
+    mounts, calls = survey.mounts[host], survey.probe.calls.get(host, 0)
+    if len(mounts) > 1:
+        notes.append(f"mounted at {', '.join(mounts)}: one host, edited once")
+    if calls > 1:
+        notes.append(f"called {calls} times in one forward: one host, edited once")
+    return tuple(notes)
+
+
+def _child_action(edit: Edit) -> SetChild:
+    return SetChild(edit.host, edit.path.rpartition(".")[2], _Build(edit), node=True)
+
+
+@dataclass(frozen=True)
+class _Build:
+    """Builds the node of an edit."""
+
+    edit: Edit
+
+    def __call__(self, old: nn.Module | None) -> nn.Module:
+        options = dict(self.edit.options)
+        port = attention.Port(tuple(options.pop("shape")), options.pop("axis"))
+        try:
+            return attention.build(self.edit.module, port, options)
+        except Unfit as reason:
+            raise StalePlanError(str(reason), where=self.edit.path, remedy="plan again on this model") from None
+
+
+def _forward_action(
+    anatomy: Anatomy, host: nn.Module, edits: Sequence[Edit], cache: dict[Any, Code]
+) -> SetForward | None:
+    behind = [edit for edit in edits if edit.means == "behind"]
+    rewritten = [edit for edit in edits if edit.means == "graph"]
+    path = anatomy.survey.paths[host]
+    if behind:
+        return SetForward(path, _behind_code(host, [_name(edit) for edit in behind]))
+    if not rewritten:
+        return None
+    traced = anatomy.survey.trace(host)
+    frame = anatomy.survey.frame(host)
+    if not isinstance(traced, Trace) or frame is None:
+        raise StalePlanError("its forward can no longer be traced", where=path, remedy="plan again on this model")
+    cuts = [_cut(edit) for edit in rewritten]
+    key = (id(traced), tuple(cuts), tuple(edit.at for edit in rewritten))
+    if key not in cache:
+        try:
+            cache[key] = new_forward(frame, traced, cuts, lambda other: _recut(anatomy, host, other, rewritten))
+        except KeyError as missing:
+            raise StalePlanError(f"its forward has no {missing}", where=path, remedy="plan again") from None
+    return SetForward(path, cache[key])
+
+
+def _name(edit: Edit) -> str:
+    return edit.path.rpartition(".")[2]
+
+
+def _cut(edit: Edit) -> Cut:
+    return Cut(_name(edit), edit.site["value"], tuple(edit.site["users"]))
+
+
+def _recut(anatomy: Anatomy, host: nn.Module, traced: Trace, edits: Sequence[Edit]) -> list[Cut]:
+    """The same sites in another trace of the host."""
+    flow = Flow.of(traced.graph)
+    survey = replace(anatomy.survey, _traces={**anatomy.survey._traces, host: traced})
+    merges = {**anatomy.merges, host: merges_of(host, traced, flow, anatomy.attention)}
+    other = replace(anatomy, survey=survey, merges=merges, flows={**anatomy.flows, host: flow})
+    cuts = []
+    for edit in edits:
+        found = [site for site in sites(other, phrase(edit)) if isinstance(site, Site) and site.host is host]
+        before = [site for site in sites(anatomy, phrase(edit)) if isinstance(site, Site) and site.host is host]
+        if len(found) != len(before):
+            raise Unfit("its forward takes another way while training, and the site is not there")
+        site = found[edit.site["ordinal"]]
+        cuts.append(Cut(_name(edit), site.value.name, tuple(user.name for user in site.users)))
+    return cuts
+
+
+def _behind_code(host: nn.Module, names: Sequence[str]) -> Code:
+    """A forward that calls the one before it (the class's own, or an earlier operation's) and then the nodes."""
+    earlier = getattr(type(host), "_sesurgery_code", None)
+    lines: list[str] = []
+    call = "base.forward"
+    if earlier is not None:
+        call = f"forward_{len(earlier.source)}"
+        lines += [re.sub(r"^def forward\(", f"def {call}(", earlier.source, flags=re.MULTILINE), ""]
+    lines += ["def forward(self, *args, **kwargs):", f"    output = {call}(self, *args, **kwargs)"]
+    lines += [f"    output = self.{name}(output)" for name in names]
+    return Code("\n".join([*lines, "    return output"]) + "\n", dict(earlier.names) if earlier is not None else {})
+
+
+def _diff(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> Diff:
+    path = survey.paths[host]
+    kind = type(host).__name__
+    if any(edit.means == "behind" for edit in edits):
+        after = _behind_code(host, [_name(edit) for edit in edits])
+        return Diff((path,), kind, f"# {kind}.forward, unchanged", f"# {kind}.forward, then\n{after.source.rstrip()}")
+    traced = survey.trace(host)
+    if not isinstance(traced, Trace):
+        return Diff((path,), kind, "", "")
+    cuts = [_cut(edit) for edit in edits if edit.means != "child"]
+    before, after = code_text(traced.graph), code_text(cut_graph(traced.graph, cuts))
+    for edit in edits:
+        if edit.means == "child":
+            before += f"\n# self.{_name(edit)} is a {type(host.get_submodule(_name(edit))).__name__}"
+            after += f"\n# self.{_name(edit)} is {edit.module}"
+    return Diff((path,), kind, before, after)

@@ -1,0 +1,120 @@
+"""What kind of layer a node of a graph is: convolution, norm, activation, pooling, or one that passes things on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+from torch.fx import Node
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+_POOLS = (
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._LPPoolNd,
+    nn.FractionalMaxPool2d,
+)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ACTIVATION_FUNCTIONS = frozenset(
+    "relu relu_ relu6 silu gelu elu leaky_relu hardswish hardtanh mish selu celu prelu softplus sigmoid tanh "
+    "hardsigmoid threshold".split()
+)
+_POOL_FUNCTIONS = frozenset("max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d".split())
+_NORM_FUNCTIONS = frozenset("batch_norm layer_norm group_norm instance_norm rms_norm".split())
+_KEEPING_FUNCTIONS = frozenset("dropout dropout1d dropout2d dropout3d feature_dropout contiguous".split())
+
+Child = Callable[[str], nn.Module]
+
+
+def is_conv(module: nn.Module) -> bool:
+    """A convolution, of any rank; transposed ones are none."""
+    return isinstance(module, _CONVS)
+
+
+def is_spatial(module: nn.Module) -> bool:
+    """A convolution that looks at neighbours."""
+    return isinstance(module, _CONVS) and max(module.kernel_size) > 1
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """A convolution with as many groups as input channels (and more than one)."""
+    return isinstance(module, _CONVS) and module.groups == module.in_channels and module.groups > 1
+
+
+def is_pointwise(module: nn.Module) -> bool:
+    """A 1x1 convolution."""
+    return isinstance(module, _CONVS) and max(module.kernel_size) == 1
+
+
+def is_norm(module: nn.Module) -> bool:
+    """A normalisation: torch's, or a module of vectors only that is called one."""
+    if isinstance(module, _NORMS):
+        return True
+    flat = all(weight.ndim <= 1 or weight.numel() == max(weight.shape) for weight in module.parameters())
+    return "norm" in type(module).__name__.lower() and flat
+
+
+def is_activation_layer(module: nn.Module) -> bool:
+    """An activation: torch's, timm's, or a module without kernels that lives among activations."""
+    home = type(module).__module__
+    flat = all(weight.ndim <= 1 for weight in module.parameters())
+    return flat and ("activation" in home.rsplit(".", 1)[-1]) and not isinstance(module, nn.MultiheadAttention)
+
+
+def is_dropping(module: nn.Module) -> bool:
+    """A layer that keeps the activation as it is in eval mode: identity, dropout, stochastic depth, drop block."""
+    if isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
+        return True
+    name = type(module).__name__.lower()
+    return not list(module.parameters()) and any(word in name for word in ("drop", "stochasticdepth", "identity"))
+
+
+def is_pool(module: nn.Module) -> bool:
+    """A pooling with a window; pooling to one place is none."""
+    return isinstance(module, _POOLS)
+
+
+def follows(node: Node, child: Child) -> bool:
+    """Whether a node still belongs to the layer before it: its norm, its activation, a dropout."""
+    if node.op == "call_module":
+        module = child(str(node.target))
+        return is_norm(module) or is_activation_layer(module) or is_dropping(module)
+    name = function_name(node)
+    return name in _ACTIVATION_FUNCTIONS or name in _NORM_FUNCTIONS or name in _KEEPING_FUNCTIONS
+
+
+def activates(node: Node, child: Child) -> bool:
+    """Whether a node is an activation, or passes its input on."""
+    if node.op == "call_module":
+        module = child(str(node.target))
+        return is_activation_layer(module) or is_dropping(module)
+    name = function_name(node)
+    return name in _ACTIVATION_FUNCTIONS or name in _KEEPING_FUNCTIONS
+
+
+def drops(node: Node, child: Child) -> bool:
+    """Whether a node is a dropout of some kind or an identity."""
+    if node.op == "call_module":
+        return is_dropping(child(str(node.target)))
+    return function_name(node) in _KEEPING_FUNCTIONS
+
+
+def pools(node: Node, child: Child) -> bool:
+    """Whether a node is a pooling with a window."""
+    if node.op == "call_module":
+        return is_pool(child(str(node.target)))
+    return function_name(node) in _POOL_FUNCTIONS
+
+
+def function_name(node: Node) -> str:
+    """Name of the function or method that a node calls; empty for other nodes."""
+    if node.op == "call_method":
+        return str(node.target).rstrip("_")
+    if node.op == "call_function":
+        return str(getattr(node.target, "__name__", "")).rstrip("_")
+    return ""

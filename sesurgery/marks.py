@@ -1,0 +1,57 @@
+"""What an operation leaves on a model so that it can be undone: one plain attribute on each host it changed.
+
+The marks travel with the model through ``deepcopy``, ``pickle`` and ``torch.save``, and go when it is reverted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+HOST_MARK = "_sesurgery_host"
+MODEL_MARK = "_sesurgery_history"
+
+
+class Absent:
+    """Stands for an attribute that was not there. Compares equal to itself after pickling."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Absent)
+
+    def __hash__(self) -> int:
+        return hash(Absent)
+
+
+@dataclass
+class HostMark:
+    """What a host was before it was operated.
+
+    Attributes:
+        base: its class.
+        order: names of its children, in order.
+        attributes: the first value of each attribute that was exchanged (``Absent()`` where there was none). A module
+            here is no child of the host any more: its weights are not in the state_dict.
+        nodes: names of the children that operations inserted.
+    """
+
+    base: type[nn.Module]
+    order: tuple[str, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    nodes: tuple[str, ...] = ()
+
+
+def mark_of(module: nn.Module) -> HostMark | None:
+    """The mark of an operated host, or None."""
+    return module.__dict__.get(HOST_MARK)
+
+
+def inserted_nodes(model: nn.Module) -> set[nn.Module]:
+    """The nodes that operations have put into ``model`` so far."""
+    found: set[nn.Module] = set()
+    for module in model.modules():
+        mark = mark_of(module)
+        if mark is not None:
+            found.update(child for name in mark.nodes if (child := module._modules.get(name)) is not None)
+    return found

@@ -1,0 +1,201 @@
+"""From a recipe and a model to a plan, tried out on the twin; and from a plan back to what has to be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from . import insert, structural  # noqa: F401  (they register their kinds of edit)
+from .actions import Action, Realised
+from .anatomy import Anatomy, dissect
+from .edits import KINDS
+from .errors import InputError, NothingMatchedError, StalePlanError
+from .operate import perform
+from .plan import Cost, Diff, Edit, Plan, Skip
+from .probe import run
+from .rules import Recipe
+from .recipe import to_data
+from .selection import parse_stages
+from .survey import Survey, survey
+from .trace import LOCK
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan with the actions it stands for, already performed on a twin of the model.
+
+    Attributes:
+        steps: the actions of each rule, in order.
+        example: the arguments that the model was run with, on ``meta``.
+    """
+
+    plan: Plan
+    steps: tuple[tuple[Action, ...], ...]
+    example: tuple[Any, ...] = ()
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """All actions, in order."""
+        return tuple(action for step in self.steps for action in step)
+
+
+def draft(model: nn.Module, recipe: Recipe, args: tuple[Any, ...], name: str, progress: Progress | None = None) -> Draft:
+    """Plan ``recipe`` on ``model`` without touching it, and try the plan out.
+
+    Raises:
+        NothingMatchedError: no rule found a site, with the nearest miss and its reason.
+        InputError: a stage that the model does not have, or a model that cannot be looked at.
+    """
+    report = progress or _silent
+    total = len(recipe.rules) + 2
+    report("looking at the model", 0, total)
+    seen = survey(model, args)
+    anatomy = dissect(seen)
+    before = seen.cost
+    stages = len(anatomy.stages)
+    edits: list[Edit] = []
+    skips: list[Skip] = []
+    diffs: list[Diff] = []
+    steps: list[tuple[Action, ...]] = []
+    for index, rule in enumerate(recipe.rules):
+        report(f"planning rule {index + 1}", index + 1, total)
+        if index and steps and steps[-1]:
+            seen = _again(seen)
+            anatomy = dissect(seen)
+        _check_stages(rule.where.stages, anatomy)
+        with LOCK:
+            found = list(KINDS[rule.action].propose(anatomy, rule))
+            chosen = [_at_step(edit, index) for edit in found if isinstance(edit, Edit)]
+            skips += [skip for skip in found if isinstance(skip, Skip)]
+            realised = KINDS[rule.action].realise(anatomy, chosen)
+            perform(seen.twin, realised.actions)
+        edits += chosen
+        diffs += realised.diffs
+        steps.append(realised.actions)
+    if not edits:
+        raise nothing_matched(recipe.name, name, anatomy, skips)
+    report("counting the costs", total - 1, total)
+    after = _cost_after(seen, model, steps)
+    plan = Plan(
+        model=name,
+        recipe=to_data(recipe),
+        edits=tuple(_with_structural_costs(edits, before, after)),
+        skipped=tuple(skips),
+        diffs=folded(diffs),
+        stages=stages,
+        before=before,
+        after=after,
+    )
+    report("done", total, total)
+    return Draft(plan, tuple(steps), args)
+
+
+def replay(model: nn.Module, plan: Plan, args: tuple[Any, ...], progress: Progress | None = None) -> Draft:
+    """Make a finished plan concrete on a model that looks like the one it was made for.
+
+    Raises:
+        StalePlanError: the model differs where the plan would cut.
+    """
+    report = progress or _silent
+    report("looking at the model", 0, 2)
+    seen = survey(model, args)
+    before = seen.cost
+    steps: list[tuple[Action, ...]] = []
+    for index, group in enumerate(_by_step(plan.edits)):
+        if index:
+            seen = _again(seen)
+        kinds = {edit.action for edit in group}
+        if len(kinds) != 1 or not kinds <= KINDS.keys():
+            raise StalePlanError(f"a step of the plan has the actions {sorted(kinds)}", remedy="plan again")
+        with LOCK:
+            realised: Realised = KINDS[kinds.pop()].realise(dissect(seen), group)
+            perform(seen.twin, realised.actions)
+        steps.append(realised.actions)
+    report("counting the costs", 1, 2)
+    after = _cost_after(seen, model, steps)
+    report("done", 2, 2)
+    return Draft(replace(plan, before=before, after=after), tuple(steps), args)
+
+
+def _silent(step: str, done: int, total: int) -> None:
+    return None
+
+
+def _again(seen: Survey) -> Survey:
+    return survey(seen.twin, seen.args)
+
+
+def _at_step(edit: Edit, step: int) -> Edit:
+    return replace(edit, site={**edit.site, "step": step})
+
+
+def _by_step(edits: Sequence[Edit]) -> Iterator[list[Edit]]:
+    groups: dict[int, list[Edit]] = {}
+    for edit in edits:
+        groups.setdefault(int(edit.site.get("step", 0)), []).append(edit)
+    yield from (groups[step] for step in sorted(groups))
+
+
+def _check_stages(stages: str, anatomy: Anatomy) -> None:
+    if stages != "all":
+        if not anatomy.stages:
+            raise InputError(
+                f"stages {stages} of a model in which no stage could be found",
+                remedy='leave --stages out, or narrow by path: where: {path: "..."}',
+            )
+        parse_stages(stages, len(anatomy.stages))
+
+
+def _cost_after(seen: Survey, model: nn.Module, steps: Sequence[Sequence[Action]]) -> Cost:
+    body = seen.twin
+    if seen.real:
+        import copy
+
+        body = copy.deepcopy(seen.body)
+        for step in steps:
+            perform(body, step)
+    return run(body, seen.args).cost
+
+
+def _with_structural_costs(edits: Sequence[Edit], before: Cost, after: Cost) -> Iterator[Edit]:
+    """Where there is one edit only, its cost is the difference of the totals."""
+    if len(edits) == 1 and edits[0].action != "insert":
+        yield replace(edits[0], params=after.params - before.params, macs=after.macs - before.macs)
+    else:
+        yield from edits
+
+
+def folded(diffs: Sequence[Diff]) -> tuple[Diff, ...]:
+    """Equal hosts under one diff."""
+    paths: dict[tuple[str, str, str], list[str]] = {}
+    for diff in diffs:
+        paths.setdefault((diff.cls, diff.before, diff.after), []).extend(diff.paths)
+    return tuple(Diff(tuple(found), *key) for key, found in paths.items())
+
+
+def nothing_matched(recipe: str, model: str, anatomy: Anatomy, skips: Sequence[Skip]) -> NothingMatchedError:
+    """The error for a recipe without a site, with the nearest miss."""
+    reasons: Mapping[str, int] = {}
+    counted: dict[str, int] = dict(reasons)
+    for skip in skips:
+        counted[skip.reason] = counted.get(skip.reason, 0) + 1
+    if skips:
+        reason, count = max(counted.items(), key=lambda item: item[1])
+        first = next(skip for skip in skips if skip.reason == reason)
+        more = f" (and {count - 1} more like it)" if count > 1 else ""
+        miss = f"nearest miss: {first.path or 'the model'}{more}: {reason}"
+    else:
+        kinds = sorted({f"{merge.kind} {merge.op}" for merge in anatomy.reported_merges()})
+        untraced = anatomy.survey.untraced()
+        miss = f"the model has {', '.join(kinds) if kinds else 'no merges'}"
+        if untraced:
+            miss += f"; {len(untraced)} modules could not be traced, such as {untraced[0].path}: {untraced[0].reason}"
+    return NothingMatchedError(
+        f'recipe "{recipe}" matched nothing in {model}; {miss}',
+        remedy=f"sesurgery inspect {model} shows what there is, sesurgery recipes what could be done",
+    )

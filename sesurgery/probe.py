@@ -1,0 +1,134 @@
+"""One forward pass of a twin: the tree of module calls with the values that went in and out, and what it cost."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from .axes import copy_labels, label, mark_activation
+from .cost import CountingMode, parameters
+from .plan import Cost
+from .twin import to_meta
+
+
+@dataclass
+class Frame:
+    """One call of a module: ``module(*args, **kwargs) -> output`` and the calls its forward made, in order."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any = None
+    children: list[Frame] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A finished forward pass.
+
+    Attributes:
+        root: the call of the model itself.
+        frames: the first call of each module that was called.
+        calls: how often each module was called.
+        cost: of the whole pass.
+    """
+
+    root: Frame
+    frames: dict[nn.Module, Frame]
+    calls: dict[nn.Module, int]
+    cost: Cost
+
+
+def run(model: nn.Module, args: tuple[Any, ...]) -> Probe:
+    """Run ``model(*args)`` once in eval mode, without gradients, and record every call.
+
+    The model is a private one (a twin): hooks are added to it and taken away again. Activations are kept on ``meta``.
+    """
+    recorder = _Recorder()
+    mode = CountingMode()
+    model.eval()
+    for leaf in _leaves(args):
+        mark_activation(leaf)
+        label(leaf, 1 if leaf.ndim >= 3 and leaf.is_floating_point() else None)
+    with recorder.attached(model.modules()), torch.no_grad(), _on_device(args), mode:
+        model(*args)
+    frames: dict[nn.Module, Frame] = {}
+    calls: dict[nn.Module, int] = {}
+    memory = 0
+    for frame in _walk(recorder.root):
+        frames.setdefault(frame.module, frame)
+        calls[frame.module] = calls.get(frame.module, 0) + 1
+        if not frame.children:
+            memory += sum(leaf.numel() * leaf.element_size() for leaf in _leaves(frame.output))
+    return Probe(recorder.root, frames, calls, mode.cost(parameters(model), memory))
+
+
+class _Recorder:
+    """Builds the call tree from forward hooks."""
+
+    def __init__(self) -> None:
+        self.stack: list[Frame] = []
+        self.root: Frame = None  # type: ignore[assignment]
+
+    @contextlib.contextmanager
+    def attached(self, modules: Iterable[nn.Module]) -> Iterator[None]:
+        handles = []
+        for module in modules:
+            handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(self._leave))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        frame = Frame(module, _light(args), _light(kwargs))
+        if self.stack:
+            self.stack[-1].children.append(frame)
+        else:
+            self.root = frame
+        self.stack.append(frame)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.stack.pop().output = _light(output)
+
+
+def _light(value: Any) -> Any:
+    """The value with its tensors on ``meta``, labels kept."""
+    leaves = list(_leaves(value))
+    if all(leaf.is_meta for leaf in leaves):
+        return value
+    return torch.utils._pytree.tree_map_only(torch.Tensor, _light_tensor, value)
+
+
+def _light_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    light = to_meta(tensor)
+    copy_labels(tensor, light)
+    return light
+
+
+def _leaves(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    for leaf in torch.utils._pytree.tree_leaves(value):
+        if isinstance(leaf, torch.Tensor):
+            yield leaf
+
+
+def _walk(frame: Frame) -> Iterator[Frame]:
+    yield frame
+    for child in frame.children:
+        yield from _walk(child)
+
+
+def _on_device(args: tuple[Any, ...]) -> contextlib.AbstractContextManager[Any]:
+    """Tensors that a forward makes without naming a device must lie where the input does."""
+    first = next(_leaves(args), None)
+    return torch.device(first.device) if first is not None else contextlib.nullcontext()

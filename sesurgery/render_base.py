@@ -1,0 +1,103 @@
+"""What every printed page shares: the console, numbers as text, tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import IO
+
+from rich.box import SIMPLE_HEAD, Box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDTH = 100
+PATHS_SHOWN = 3
+
+_ASCII_HEAD = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+
+
+def make_console(file: IO[str] | None = None, *, width: int | None = None, record: bool = False) -> Console:
+    """A console for ``file`` (stdout where none is given).
+
+    A terminal keeps its own width. A pipe gets ``COLUMNS`` or 100 columns and no colours, so that output does not
+    depend on whichever terminal the pipe was started from.
+    """
+    stream = file or sys.stdout
+    console = Console(file=stream, width=width, record=record, highlight=False, markup=False, emoji=False)
+    if width is None and not console.is_terminal:
+        columns = os.environ.get("COLUMNS", "")
+        console.width = int(columns) if columns.isdigit() and int(columns) > 0 else WIDTH
+    return console
+
+
+def render_svg(draw: Callable[[Console], None], *, title: str = "", width: int = WIDTH) -> str:
+    """What ``draw`` prints, as an SVG picture of a terminal.
+
+    >>> picture = render_svg(lambda console: render_report(console, plan), title="sesurgery preview resnet50")
+    """
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        console = Console(
+            file=nowhere,
+            width=width,
+            record=True,
+            force_terminal=True,
+            color_system="truecolor",
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+        draw(console)
+        return console.export_svg(title=title)
+
+
+def count(number: int, *, sign: bool = False) -> str:
+    """``27,136,424``; with ``sign`` ``+1,579,392``."""
+    return f"{number:+,}" if sign and number else f"{number:,}"
+
+
+def si(number: int, *, sign: bool = False) -> str:
+    """``4.09 G``, ``811.01 k``, ``512``; with ``sign`` ``+1.58 M``."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if round(abs(number) / size, 2) >= 1:
+            return f"{number / size:{'+' if sign else ''}.2f} {unit}"
+    return count(number, sign=sign)
+
+
+def percent(before: int, after: int) -> str:
+    """``+6.18 %``; empty where nothing changed or there is nothing to compare with."""
+    return f"{100 * (after - before) / before:+.2f} %" if before and after != before else ""
+
+
+def heading(console: Console, text: str) -> None:
+    """Print one bold line."""
+    console.print(Text(text, style="bold"))
+
+
+def new_table(console: Console, *columns: str, right: Sequence[int] = ()) -> Table:
+    """An empty table. Numbers (``right``) never wrap; words fold instead of being cut off."""
+    box = _ASCII_HEAD if console.options.ascii_only else SIMPLE_HEAD
+    table = Table(box=box, pad_edge=False, header_style="bold cyan", show_edge=False, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        number = index in right
+        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return table
+
+
+def dots(console: Console) -> str:
+    """An ellipsis that the console's encoding has."""
+    return "..." if console.options.ascii_only else "…"
+
+
+def some(console: Console, paths: Sequence[str]) -> str:
+    """The first few of ``paths``, and how many more there are."""
+    rest = len(paths) - PATHS_SHOWN
+    if rest <= 1:
+        return ", ".join(paths)
+    return f"{', '.join(paths[:PATHS_SHOWN])} {dots(console)} {rest} more"
+
+
+def plural(number: int, word: str) -> str:
+    """``1 site``, ``3 sites``."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,275 @@
+"""From a host's trace and the cuts in it to the code of its new forward.
+
+What the trace had to fix is made live again where that can be proved: each plain value that the forward read is
+changed, the forward is traced once more, and the two graphs are compared. Where they differ only in that value, the
+new forward reads it at run time; where a flag changes the way the forward goes, both ways are kept behind the flag;
+what cannot be kept live is checked at run time, so that nothing is silently frozen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from torch.fx import Graph, Node
+
+from .errors import Unfit
+from .generated import Code
+from .guards import expect
+from .probe import Frame
+from .trace import Failure, Trace, trace
+
+_MOST_FLAGS = 2
+_Path = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A node to be put into a graph.
+
+    Attributes:
+        name: attribute of the host that will hold the node.
+        value: name of the graph's node whose activation it takes.
+        users: names of the nodes that take its output instead; every user where empty.
+    """
+
+    name: str
+    value: str
+    users: tuple[str, ...] = ()
+
+
+# For a trace under other flags: the same cuts, found anew in that graph.
+Recut = Callable[[Trace], Sequence[Cut]]
+
+
+def code_text(graph: Graph) -> str:
+    """A graph as people read code: no line that only frees memory."""
+    source = graph.python_code("self").src
+    lines = [re.sub(r";(  \w+ =)?.*= None$|\s+#.*$", "", line).rstrip() for line in source.splitlines()]
+    return "\n".join(line for line in lines if line.strip() and not re.fullmatch(r"\s*\w+ = None", line))
+
+
+def cut_graph(graph: Graph, cuts: Sequence[Cut]) -> Graph:
+    """A copy of ``graph`` with a call of each cut's node put in. Raises ``KeyError`` where a name is not in the graph."""
+    copied = Graph()
+    places: dict[Node, Node] = {}
+    output = copied.graph_copy(graph, places)
+    copied.output(output)
+    for old, new in places.items():
+        new.meta = dict(old.meta)
+    nodes = {node.name: node for node in copied.nodes}
+    latest: dict[tuple[Node, Node], Node] = {}
+    before = {name: list(node.users) for name, node in nodes.items()}
+    for cut in cuts:
+        value = nodes[cut.value]
+        users = [nodes[name] for name in cut.users] or before[cut.value]
+        sources = {latest.get((value, user), value) for user in users}
+        if len(sources) > 1:
+            raise Unfit("another rule has already parted the ways that this one would gate together")
+        source = sources.pop() if sources else value
+        with copied.inserting_after(_last_placeholder(copied) if source.op == "placeholder" else source):
+            node = copied.call_module(cut.name, (source,))
+        node.meta["val"] = value.meta.get("val")
+        for user in users:
+            user.replace_input_with(source, node)
+            latest[(value, user)] = node
+    return copied
+
+
+def new_forward(frame: Frame, base: Trace, cuts: Sequence[Cut], recut: Recut) -> Code:
+    """The code of a host's forward with its cuts.
+
+    Args:
+        frame: the recorded call of the host.
+        base: its trace.
+        cuts: in the base trace.
+        recut: finds the same cuts in a trace taken under other flags.
+
+    Raises:
+        Unfit: the host takes another way while training, and the site cannot be found there.
+    """
+    live = _liveness(frame, base)
+    bodies: dict[tuple[bool, ...], Graph] = {}
+    values = [tuple(bool(base.reads[flag]) for flag in live.flags)]
+    values += [other for other in itertools.product((False, True), repeat=len(live.flags)) if other not in values]
+    for choice in values:
+        overrides = dict(zip(live.flags, choice, strict=True))
+        traced = base if choice == values[0] else trace(frame, overrides)
+        if isinstance(traced, Failure):
+            raise Unfit(f"with {_spoken(overrides)} its forward cannot be traced: {traced.reason}")
+        graph = cut_graph(traced.graph, cuts if traced is base else recut(traced))
+        again = live if traced is base else _liveness(frame, traced, overrides, skip=frozenset(live.flags))
+        bodies[choice] = _made_live(graph, again, frame)
+    return _assembled(bodies, live.flags)
+
+
+@dataclass(frozen=True)
+class _Liveness:
+    places: Mapping[tuple[str, _Path], tuple[str, str]]  # (node, place in its arguments) -> ("attribute"|"input", name)
+    flags: tuple[str, ...]
+    frozen: Mapping[str, Any]  # attributes to check at run time
+    bound: Mapping[str, Any]  # arguments to check at run time
+
+
+def _liveness(
+    frame: Frame, base: Trace, overrides: Mapping[str, Any] | None = None, skip: frozenset[str] = frozenset()
+) -> _Liveness:
+    places: dict[tuple[str, _Path], tuple[str, str]] = {}
+    flags: list[str] = []
+    frozen: dict[str, Any] = {}
+    bound: dict[str, Any] = {}
+    for name, value in base.reads.items():
+        if name in skip or value is None or isinstance(value, str):
+            continue
+        changed = _changed(value)
+        other = trace(frame, {**(overrides or {}), name: changed})
+        found = None if isinstance(other, Failure) else _differences(base.graph, other.graph)
+        if found is not None and all(_is(one, value) and _is(two, changed) for _, one, two in found):
+            places.update({place: ("attribute", name) for place, _, _ in found})
+        elif isinstance(value, bool) and not isinstance(other, Failure) and len(flags) < _MOST_FLAGS:
+            flags.append(name)
+        elif name == "training":
+            assert isinstance(other, Failure)
+            raise Unfit(f"in training mode its forward cannot be traced: {other.reason}")
+        else:
+            frozen[name] = value
+    for name, value in base.bound.items():
+        other = trace(frame, overrides, frozenset((name,)))
+        found = None if isinstance(other, Failure) else _differences(base.graph, other.graph)
+        if found is not None and all(_is(one, value) and isinstance(two, Node) for _, one, two in found):
+            places.update({place: ("input", name) for place, _, _ in found})
+        else:
+            bound[name] = value
+    return _Liveness(places, tuple(flags), frozen, bound)
+
+
+def _changed(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    return value + 0.125 if value <= 0.5 else value - 0.125
+
+
+def _is(one: Any, two: Any) -> bool:
+    return type(one) is type(two) and one == two
+
+
+def _differences(one: Graph, two: Graph) -> list[tuple[tuple[str, _Path], Any, Any]] | None:
+    """Where two graphs differ, if it is in constants only; None where their structure differs."""
+    if len(one.nodes) != len(two.nodes):
+        return None
+    order = {node: index for graph in (one, two) for index, node in enumerate(graph.nodes)}
+    found: list[tuple[tuple[str, _Path], Any, Any]] = []
+
+    def compare(a: Any, b: Any, place: _Path, node: str) -> bool:
+        if isinstance(a, Node) and isinstance(b, Node):
+            return order[a] == order[b]
+        if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+            return len(a) == len(b) and all(
+                compare(x, y, (*place, i), node) for i, (x, y) in enumerate(zip(a, b, strict=True))
+            )
+        if isinstance(a, dict) and isinstance(b, dict):
+            return a.keys() == b.keys() and all(compare(a[key], b[key], (*place, key), node) for key in a)
+        if isinstance(a, slice) and isinstance(b, slice):
+            return compare((a.start, a.stop, a.step), (b.start, b.stop, b.step), (*place, "slice"), node)
+        if not _is(a, b):
+            found.append(((node, place), a, b))
+        return True
+
+    for a, b in zip(one.nodes, two.nodes, strict=True):
+        if a.op != b.op or (a.op != "placeholder" and a.target != b.target):
+            return None
+        if a.op == "placeholder":
+            continue
+        if not compare(a.args, b.args, ("args",), a.name) or not compare(a.kwargs, b.kwargs, ("kwargs",), a.name):
+            return None
+    if any("slice" in place for (_, place), _, _ in found):
+        return None
+    return found
+
+
+def _made_live(graph: Graph, live: _Liveness, frame: Frame) -> Graph:
+    """Put run-time values and run-time checks into a graph of our own."""
+    nodes = {node.name: node for node in graph.nodes}
+    start = _last_placeholder(graph)
+    kind = type(frame.module).__name__
+    reads: dict[str, Node] = {}
+
+    def read(name: str) -> Node:
+        if name not in reads:
+            with graph.inserting_after(start) if start is not None else graph.inserting_before(next(iter(graph.nodes))):
+                reads[name] = graph.create_node("get_attr", name, (), {})
+        return reads[name]
+
+    for (name, place), (source, what) in live.places.items():
+        value = read(what) if source == "attribute" else nodes[what]
+        _replace(nodes[name], place, value)
+    checks = [(read(name), value, f"{kind}.{name}") for name, value in live.frozen.items()]
+    checks += [(nodes[name], value, f"{kind}.forward({name})") for name, value in live.bound.items()]
+    first = next((node for node in graph.nodes if node.op not in ("placeholder", "get_attr")), None)
+    for node, value, place in checks:
+        with graph.inserting_before(first):
+            graph.call_function(expect, (node, value, place))
+    return graph
+
+
+def _replace(node: Node, place: _Path, value: Node) -> None:
+    def rebuilt(tree: Any, rest: _Path) -> Any:
+        if not rest:
+            return value
+        head, *tail = rest
+        if isinstance(tree, dict):
+            return {**tree, head: rebuilt(tree[head], tuple(tail))}
+        items = [rebuilt(item, tuple(tail)) if index == head else item for index, item in enumerate(tree)]
+        return type(tree)(items) if isinstance(tree, (list, tuple)) else items
+
+    if place[0] == "args":
+        node.args = tuple(rebuilt(list(node.args), place[1:]))
+    else:
+        node.kwargs = rebuilt(dict(node.kwargs), place[1:])
+
+
+def _last_placeholder(graph: Graph) -> Node | None:
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    return inputs[-1] if inputs else None
+
+
+def _assembled(bodies: Mapping[tuple[bool, ...], Graph], flags: tuple[str, ...]) -> Code:
+    sources: list[str] = []
+    names: dict[str, Any] = {}
+    for choice, graph in bodies.items():
+        python = graph.python_code("self")
+        names.update(python.globals)
+        sources.append(python.src.strip("\n") if not flags else _renamed(python.src, _suffix(choice)))
+    if not flags:
+        return Code(sources[0] + "\n", names)
+    header = next(line for line in sources[0].splitlines() if line.startswith("def "))
+    arguments = _argument_names(next(iter(bodies.values())))
+    lines = [re.sub(r"^def \w+", "def forward", header)]
+    for choice in bodies:
+        test = " and ".join(f"{'' if value else 'not '}self.{flag}" for flag, value in zip(flags, choice, strict=True))
+        lines.append(f"    if {test}:\n        return forward_{_suffix(choice)}({', '.join(['self', *arguments])})")
+    lines.append("    raise AssertionError('flags are true or false')")
+    return Code("\n\n".join(sources) + "\n\n" + "\n".join(lines) + "\n", names)
+
+
+def _suffix(choice: tuple[bool, ...]) -> str:
+    return "".join("1" if value else "0" for value in choice)
+
+
+def _renamed(source: str, suffix: str) -> str:
+    return re.sub(r"^def forward", f"def forward_{suffix}", source.strip("\n"), flags=re.MULTILINE)
+
+
+def _argument_names(graph: Graph) -> Iterator[str]:
+    return (str(node.target) for node in graph.nodes if node.op == "placeholder")
+
+
+def _spoken(overrides: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in overrides.items())

@@ -1,0 +1,113 @@
+"""Empty sockets: an attribute that a host keeps for attention and that is ``None`` or ``Identity`` now.
+
+Whether a socket lies at a site is not read off its name: a probe is put into it, the host is traced again, and the
+graph shows where the probe is called. The name only says that the socket is meant for attention (a ``None`` where a
+projection might go is no place for a gate). A node that takes a socket needs no generated code at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from torch import nn
+from torch.fx import Node
+
+from .layers import drops
+from .placements import Site
+from .survey import Survey
+from .trace import Trace, trace
+
+_MEANT = re.compile(r"(se|attn|att|attention|eca|ese|cbam|gate|squeeze_excit\w*)([_.]?\w*|\d*)", re.IGNORECASE)
+
+
+class _Probe(nn.Identity):
+    """Put into a ``None`` socket to see where it is called."""
+
+
+def socket_at(survey: Survey, site: Site) -> tuple[str, Trace] | None:
+    """The name of the host's empty socket at ``site`` and the trace that shows it called, or None."""
+    for name, traced, node in empty_sockets(survey, site.host):
+        if _at_site(site, traced, node):
+            return name, traced
+    return None
+
+
+def empty_sockets(survey: Survey, host: nn.Module) -> Iterator[tuple[str, Trace, Node]]:
+    """Every empty socket of a host: its name, a trace in which it is called, and the node of the call."""
+    traced = survey.trace(host)
+    if not isinstance(traced, Trace):
+        return
+    chain = isinstance(host, nn.Sequential)
+    for node in traced.graph.nodes:
+        if node.op == "call_module" and type(host.get_submodule(str(node.target))) is nn.Identity:
+            name = str(node.target)
+            if "." not in name and (chain or _MEANT.fullmatch(name)) and len(node.args) == 1:
+                yield name, traced, node
+    for name, value in traced.reads.items():
+        if value is None and _MEANT.fullmatch(name):
+            probed = _probed(survey, host, name)
+            if probed is not None:
+                yield name, *probed
+
+
+def _probed(survey: Survey, host: nn.Module, name: str) -> tuple[Trace, Node] | None:
+    frame = survey.frame(host)
+    assert frame is not None
+    registered = name in host._modules
+    before = dict(host.__dict__), dict(host._modules)
+    try:
+        host.__dict__.pop(name, None)
+        host._modules[name] = _Probe()
+        traced = trace(frame)
+    finally:
+        if not registered:
+            del host._modules[name]
+            host.__dict__[name] = before[0][name]
+        else:
+            host._modules.clear()
+            host._modules.update(before[1])
+    if not isinstance(traced, Trace):
+        return None
+    calls = [node for node in traced.graph.nodes if node.op == "call_module" and node.target == name]
+    return (traced, calls[0]) if len(calls) == 1 and len(calls[0].args) == 1 else None
+
+
+def _at_site(site: Site, traced: Trace, call: Node) -> bool:
+    """Whether the call takes the site's activation and is all that the site's users would see of it."""
+    by_name = {node.name: node for node in traced.graph.nodes}
+    value = by_name.get(site.value.name)
+    source = call.args[0]
+    if value is None or not isinstance(source, Node):
+        return False
+    child = _child_of(site.host)
+    between = source
+    while between is not value and between is not call and between.args and drops(between, child):
+        between = between.args[0]  # type: ignore[assignment]
+    if call is value:
+        return True
+    if between is not value or source not in (value, *_only_line(value)):
+        return False
+    wanted = {user.name for user in site.users}
+    through = {source, *(() if source is value else _only_line(value))}
+    users = [user for user in value.users if user not in through and user is not call]
+    return all(user.name not in wanted for user in users) if wanted else not users
+
+
+def _only_line(value: Node) -> list[Node]:
+    """The nodes behind ``value`` as long as there is one way only."""
+    line: list[Node] = []
+    while len(value.users) == 1:
+        value = next(iter(value.users))
+        line.append(value)
+    return line
+
+
+def _child_of(host: nn.Module):  # type: ignore[no-untyped-def]
+    def child(path: str) -> nn.Module:
+        try:
+            return host.get_submodule(path)
+        except AttributeError:
+            return nn.Identity()
+
+    return child

@@ -1,0 +1,1 @@
+"""The edits ``replace``, ``remove`` and ``rewire``."""

@@ -1,0 +1,65 @@
+"""When two modules are the same but for their weights: what lets one trace serve every equal block."""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+import torch
+from torch import nn
+
+_PLAIN = (bool, int, float, str, type(None), torch.Size, torch.dtype, type, types.FunctionType, types.BuiltinFunctionType)
+_BOOKKEEPING = frozenset(
+    (*nn.Module().__dict__, "_sesurgery_reads", "_is_full_backward_hook", "_is_hf_initialized")
+) - {"training"}
+
+
+def structure(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
+    """A hashable description: equal for two modules only if they differ in nothing but the values of their weights.
+
+    None where an attribute cannot be compared. ``known`` keeps what was found before.
+    """
+    if module not in known:
+        known[module] = None  # a module that holds itself is equal to none
+        known[module] = _describe(module, known)
+    return known[module]
+
+
+def _describe(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
+    plain = []
+    for name, value in module.__dict__.items():
+        if name in _BOOKKEEPING:
+            continue
+        described = _value(value)
+        if described is _UNLIKE:
+            return None
+        plain.append((name, described))
+    children = []
+    for name, child in module._modules.items():
+        described = None if child is None else structure(child, known)
+        if child is not None and described is None:
+            return None
+        children.append((name, described))
+    tensors = tuple(
+        (name, None if tensor is None else (tuple(tensor.shape), tensor.dtype))
+        for group in (module._parameters, module._buffers)
+        for name, tensor in group.items()
+    )
+    return type(module), tuple(sorted(plain, key=lambda item: item[0])), tuple(children), tensors
+
+
+_UNLIKE = object()
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, _PLAIN):
+        return type(value), value
+    if isinstance(value, (list, tuple)):
+        items = tuple(_value(item) for item in value)
+        return _UNLIKE if _UNLIKE in items else (type(value), items)
+    if isinstance(value, dict):
+        return _value(list(value.items()))
+    if isinstance(value, functools.partial):
+        return _value([value.func, value.args, value.keywords])
+    return _UNLIKE

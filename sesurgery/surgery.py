@@ -1,0 +1,325 @@
+"""The public functions: plan, apply, revert, inspect."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import zoo
+from .anatomy import dissect
+from .errors import InputError, ModelError, SurgeryError
+from .marks import MODEL_MARK
+from .operate import perform
+from .operate import revert as _revert
+from .plan import Cost, Inspection, Plan
+from .planning import Draft, Progress, draft, replay
+from .recipe import load_recipe, override
+from .rules import Recipe
+from .survey import Survey, has_own_forward, survey
+from .weights import load_into
+
+RecipeLike = str | Path | Mapping[str, Any] | Recipe
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """A performed operation.
+
+    Attributes:
+        model: the operated model (the given one where ``inplace=True``, else a copy or a new one).
+        plan: what was done, as data; replays on another instance with ``apply(other, plan)``.
+        drift: how far the output moved at insertion, ``|new - old| / |old|`` on one random input; None where no weights
+            were loaded. 0.0 says that no bit changed.
+        notes: what a user should know.
+    """
+
+    model: nn.Module
+    plan: Plan
+    drift: float | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def before(self) -> Cost:
+        """Cost of the model as it was."""
+        assert self.plan.before is not None
+        return self.plan.before
+
+    @property
+    def after(self) -> Cost:
+        """Cost of the operated model."""
+        assert self.plan.after is not None
+        return self.plan.after
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """The parameters that the operation brought in, for an optimizer group of their own."""
+        found: dict[nn.Parameter, None] = {}
+        for edit in self.plan.edits:
+            if edit.action != "remove":
+                found.update(dict.fromkeys(self.model.get_submodule(edit.path).parameters()))
+        return list(found)
+
+
+def plan(
+    model: str | nn.Module,
+    recipe: RecipeLike,
+    *,
+    stages: str | int | None = None,
+    module: str | None = None,
+    example_input: Any = None,
+    input_size: Sequence[int] | str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Plan:
+    """Say what ``apply`` would do and what it would cost, without touching the model. No weights are materialised.
+
+    Args:
+        model: a name (``resnet50``, ``timm:…``, ``torchvision:…``, ``file.py:factory``, ``module:factory``) or a module.
+        recipe: the name of a recipe, a file, a mapping or a Recipe.
+        stages: takes the place of the recipe's stages: ``4``, ``"1,3"``, ``"2-4"``, ``"-1"``, ``"last2"``, ``"all"``.
+        module: another node for the recipe's places: ``"eca"``.
+        example_input: a tensor (N, C, H, W), or a tuple of positional arguments; derived where left out.
+        input_size: ``(3, 224, 224)``, in the place of an example.
+        model_args: arguments for the model's builder, where it is given by name.
+        progress: called as ``progress(step, done, total)``.
+        **options: options of the node: ``reduction=8``, ``init="identity"``.
+
+    Raises:
+        InputError: bad input (a subclass says what kind).
+        NothingMatchedError: the recipe found no site.
+    """
+    wanted = _recipe(recipe, stages, module, options)
+    body, spec = _model(model, model_args, "meta", False)
+    return _draft(body, spec, wanted, example_input, input_size, progress).plan
+
+
+def apply(
+    model: str | nn.Module,
+    recipe: RecipeLike | Plan,
+    *,
+    stages: str | int | None = None,
+    inplace: bool = False,
+    example_input: Any = None,
+    input_size: Sequence[int] | str | None = None,
+    module: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Surgery:
+    """Operate on a model.
+
+    The arguments are those of ``plan``, and:
+
+    Args:
+        recipe: or a finished plan, to replay on another instance.
+        inplace: change the given module itself; else a copy is operated on.
+        device: where a model given by name is made; ``"meta"`` materialises no weights.
+        pretrained: load the library's pretrained weights (a model given by name).
+        weights: a checkpoint to load before the operation, every key accounted for.
+
+    Raises:
+        InputError, NothingMatchedError: as ``plan``; the model is then exactly as it was.
+        StalePlanError: the plan was made for another network.
+    """
+    wanted = recipe if isinstance(recipe, Plan) else _recipe(recipe, stages, module, options)
+    if isinstance(recipe, Plan) and (stages is not None or module is not None or options):
+        raise InputError("a finished plan takes no stages, module or options", remedy="plan again with them")
+    body, spec = _model(model, model_args, device, pretrained)
+    notes: list[str] = []
+    target = body if inplace or spec is not None else _copied(body)
+    if weights is not None:
+        report = load_into(target, weights)
+        notes += [*report.notes, *report.warnings]
+    made = _draft(target, spec, wanted, example_input, input_size, progress)
+    probe = _Drift(target, made) if pretrained or weights is not None else None
+    _operate(target, made, spec)
+    drift = probe.measured() if probe is not None else None
+    notes += _advice(made)
+    return Surgery(target, made.plan, drift, tuple(notes))
+
+
+def revert(model: nn.Module) -> nn.Module:
+    """Undo every operation on ``model`` in place and return it: classes, attributes and keys are the old ones.
+
+    Raises:
+        InputError: there is nothing to undo.
+    """
+    return _revert(model)
+
+
+def inspect(
+    model: str | nn.Module,
+    *,
+    example_input: Any = None,
+    input_size: Sequence[int] | str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Stages, merges and what could not be traced, without touching the model. Arguments as in ``plan``."""
+    body, spec = _model(model, model_args, "meta", False)
+    if progress is not None:
+        progress("looking at the model", 0, 1)
+
+    def look(args: tuple[Any, ...]) -> Survey:
+        return survey(body, args)
+
+    seen = _first_that_runs(look, body, spec, example_input, input_size)
+    anatomy = dissect(seen)
+    return Inspection(
+        model=_name(body, spec),
+        stages=anatomy.stages,
+        merges=anatomy.reported_merges(),
+        untraced=seen.untraced(),
+        traced=sum(1 for host, _ in seen.hosts() if has_own_forward(host)),
+    )
+
+
+def _recipe(
+    recipe: RecipeLike, stages: str | int | None, module: str | None, options: Mapping[str, Any]
+) -> Recipe:
+    loaded = load_recipe(recipe)
+    if stages is None and module is None and not options:
+        return loaded
+    return override(loaded, stages=stages, module=module, options=options)
+
+
+def _model(
+    model: str | nn.Module, args: Mapping[str, Any] | None, device: str | torch.device, pretrained: bool
+) -> tuple[nn.Module, zoo.ModelSpec | None]:
+    if isinstance(model, nn.Module):
+        if args:
+            raise InputError("model_args go with a name, not with a finished module", where="model_args")
+        return model, None
+    if not isinstance(model, str):
+        raise InputError(
+            f"a {type(model).__name__} is no model", where="model", remedy="give a name or a torch.nn.Module"
+        )
+    spec = zoo.resolve(model, args)
+    return zoo.create(spec, device=device, pretrained=pretrained), spec
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot be copied: {type(error).__name__}: {error}",
+            where=type(model).__name__,
+            remedy="operate on it itself: inplace=True",
+        ) from error
+
+
+def _draft(
+    model: nn.Module,
+    spec: zoo.ModelSpec | None,
+    wanted: Recipe | Plan,
+    example_input: Any,
+    input_size: Sequence[int] | str | None,
+    progress: Progress | None,
+) -> Draft:
+    def made(args: tuple[Any, ...]) -> Draft:
+        if isinstance(wanted, Plan):
+            return replay(model, wanted, args, progress)
+        return draft(model, wanted, args, _name(model, spec), progress)
+
+    return _first_that_runs(made, model, spec, example_input, input_size)
+
+
+def _first_that_runs(
+    use: Callable[[tuple[Any, ...]], Any],
+    model: nn.Module,
+    spec: zoo.ModelSpec | None,
+    example_input: Any,
+    input_size: Sequence[int] | str | None,
+) -> Any:
+    """Try the inputs that a model may want until it runs on one."""
+    first: ModelError | None = None
+    for args in _inputs(model, spec, example_input, input_size):
+        try:
+            return use(args)
+        except ModelError as error:
+            first = first or error
+    raise first or ModelError("no input could be made for it", remedy="give one: example_input=...")
+
+
+def _inputs(
+    model: nn.Module, spec: zoo.ModelSpec | None, example_input: Any, input_size: Sequence[int] | str | None
+) -> Iterator[tuple[Any, ...]]:
+    if example_input is not None:
+        yield example_input if isinstance(example_input, tuple) else (example_input,)
+        return
+    size = zoo.parse_input_size(input_size) if isinstance(input_size, str) else input_size
+    yield from zoo.candidate_inputs(model, spec, None if size is None else tuple(size), device="meta")
+
+
+def _name(model: nn.Module, spec: zoo.ModelSpec | None) -> str:
+    return spec.name if spec is not None else type(model).__name__
+
+
+def _operate(model: nn.Module, made: Draft, spec: zoo.ModelSpec | None) -> None:
+    history = dict(model.__dict__.get(MODEL_MARK) or {"base": None, "plans": ()})
+    if spec is not None:
+        history["base"] = {"reference": spec.reference, "args": dict(spec.args)}
+    history["plans"] = (*history["plans"], made.plan.to_json())
+    perform(model, made.actions)
+    model.__dict__[MODEL_MARK] = history
+
+
+class _Drift:
+    """Runs a model before and after an operation on the same random input."""
+
+    def __init__(self, model: nn.Module, made: Draft) -> None:
+        self.model = model
+        self.args = made.example
+        self.before = self._output()
+
+    def _output(self) -> list[torch.Tensor] | None:
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            return None
+        generator = torch.Generator().manual_seed(0)
+        tensor = next(iter(self.model.parameters()), torch.empty(0))
+
+        def number(leaf: torch.Tensor) -> torch.Tensor:
+            if not leaf.is_floating_point():
+                return torch.zeros(leaf.shape, dtype=leaf.dtype, device=tensor.device)
+            values = torch.randn(leaf.shape, generator=generator, dtype=torch.float32)
+            return values.to(device=tensor.device, dtype=tensor.dtype)
+
+        args = torch.utils._pytree.tree_map_only(torch.Tensor, number, self.args)
+        modes = {module: module.training for module in self.model.modules()}
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                output = self.model.eval()(*args)
+        except Exception:
+            return None  # a model that only runs on its own data has no drift to report
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+
+    def measured(self) -> float | None:
+        """The relative distance of the outputs, or None where the model could not be run."""
+        after = self._output()
+        if self.before is None or after is None or len(after) != len(self.before):
+            return None
+        pairs = [(old.double(), new.double()) for old, new in zip(self.before, after, strict=True)]
+        pairs = [(old, new) for old, new in pairs if old.shape == new.shape]
+        moved = sum(float((new - old).square().sum()) for old, new in pairs) ** 0.5
+        size = sum(float(old.square().sum()) for old, _ in pairs) ** 0.5
+        return moved / size if size else moved
+
+
+def _advice(made: Draft) -> list[str]:
+    return [f"{edit.path}: {note}" for edit in made.plan.edits for note in edit.notes]
+
+
+__all__ = ["Surgery", "SurgeryError", "apply", "inspect", "plan", "revert"]
