@@ -46,15 +46,16 @@ _FREE = frozenset(
 
 
 class CountingMode(TorchDispatchMode):
-    """Counts the operations that run under it and labels their channel axes.
+    """Counts the operations that run under it and, unless told not to, labels the channel axes of what they give.
 
     Attributes:
         items: MACs by ``conv | linear | matmul``, elements by ``pool | activation | gate | scale``.
         uncounted: elements of operations that count as no FLOPs, by operation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, labels: bool = True) -> None:
         super().__init__()
+        self.labels = labels
         self.items: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
 
@@ -63,13 +64,14 @@ class CountingMode(TorchDispatchMode):
         packet = func._overloadpacket
         name = packet.__name__
         self._count(packet, name, args, kwargs or {}, output)
-        propagate(name, args, output)
+        if self.labels:
+            propagate(name, args, output)
         return output
 
     def _count(self, packet: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:
         formula = flop_registry.get(packet)
         if formula is not None:
-            self.items[_MAC_KINDS.get(name, "matmul")] += formula(*args, **kwargs, out_val=output) // 2
+            self.items[_MAC_KINDS.get(name, "matmul")] += _flops(formula, args, kwargs, output) // 2
             return
         base = name.rstrip("_")
         if base in _FREE:
@@ -118,9 +120,60 @@ def parameters(model: nn.Module) -> int:
 
 def measure(module: nn.Module, *args: Any) -> Cost:
     """The cost of ``module(*args)``, run without gradients; meant for small modules on ``meta``."""
-    with torch.no_grad(), CountingMode() as mode:
+    with torch.no_grad(), CountingMode() as mode, _LeafBytes(module) as memory:
         module(*args)
-    return mode.cost(parameters(module))
+    return mode.cost(parameters(module), memory.total)
+
+
+class _LeafBytes:
+    """Adds up the outputs of a module's leaves while it runs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.leaves = [part for part in module.modules() if not any(True for _ in part.children())]
+        self.total = 0
+
+    def __enter__(self) -> _LeafBytes:
+        self.handles = [leaf.register_forward_hook(self._add) for leaf in self.leaves]
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _add(self, module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            self.total += output.numel() * output.element_size()
+
+
+def _flops(formula: Any, args: Any, kwargs: Any, output: Any) -> int:
+    """What torch's formula says; its wrapper walks every argument as a tree, which flat arguments do not need."""
+    raw = getattr(formula, "__wrapped__", None)
+    flat = not kwargs and isinstance(output, torch.Tensor)
+    if raw is None or not flat or any(isinstance(arg, (list, tuple)) and _tensor_in(arg) for arg in args):
+        return formula(*args, **kwargs, out_val=output)
+    shapes = (arg.shape if isinstance(arg, torch.Tensor) else arg for arg in args)
+    return raw(*shapes, out_shape=output.shape)
+
+
+def _tensor_in(items: Any) -> bool:
+    return any(isinstance(item, torch.Tensor) for item in items)
+
+
+def plus(cost: Cost, more: Cost, times: int = 1) -> Cost:
+    """The cost of a model with ``more`` on top, its operations run ``times`` times."""
+    items, uncounted = Counter(cost.items), Counter(cost.uncounted)
+    for kind, count in more.items.items():
+        items[kind] += count * times
+    for kind, count in more.uncounted.items():
+        uncounted[kind] += count * times
+    return Cost(
+        cost.params + more.params,
+        cost.macs + more.macs * times,
+        cost.flops + more.flops * times,
+        dict(items),
+        dict(uncounted),
+        cost.bytes + more.bytes * times,
+    )
 
 
 def _first_tensor(value: Any) -> torch.Tensor | None:

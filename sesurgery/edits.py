@@ -7,7 +7,6 @@ go this one way.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -54,10 +53,13 @@ def edit_kind(kind: type[EditKind]) -> type[EditKind]:
     return kind
 
 
-def facts(anatomy: Anatomy, path: str, value: torch.Tensor | None, conv: nn.Module | None) -> SiteFacts:
+def facts(
+    anatomy: Anatomy, path: str, value: torch.Tensor | None, conv: nn.Module | None, rule: Rule | None = None
+) -> SiteFacts:
     """What ``where:`` may ask about a site in the module at ``path``.
 
     Args:
+        rule: if given, words of ``has:`` are looked for only where the rule asks for them.
         value: the activation there, for its channels and stage.
         conv: the convolution at the site, for kernel and stride.
     """
@@ -81,8 +83,13 @@ def facts(anatomy: Anatomy, path: str, value: torch.Tensor | None, conv: nn.Modu
         channels=None if axis is None or value is None else value.shape[axis],
         kernel=_one_or_all(conv.kernel_size) if isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else None,
         stride=_one_or_all(conv.stride) if isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else None,
-        has=traits(anatomy, holder),
+        has=traits(anatomy, holder) if rule is None or _asks_has(rule) else frozenset(),
     )
+
+
+def _asks_has(rule: Rule) -> bool:
+    where = rule.where
+    return where.has is not None or (where.not_ is not None and where.not_.has is not None)
 
 
 def _one_or_all(sizes: tuple[int, ...]) -> int | tuple[int, ...]:
@@ -91,25 +98,14 @@ def _one_or_all(sizes: tuple[int, ...]) -> int | tuple[int, ...]:
 
 def traits(anatomy: Anatomy, block: nn.Module) -> frozenset[str]:
     """The words of ``has:`` that hold for a block."""
-    return _traits(_ById(anatomy), block)
+    memo = anatomy.survey.memo
+    key = ("traits", block)
+    if key not in memo:
+        memo[key] = _traits(anatomy, block)
+    return memo[key]
 
 
-class _ById:
-    """Lets an anatomy, which is not hashable, key a cache."""
-
-    def __init__(self, anatomy: Anatomy) -> None:
-        self.anatomy = anatomy
-
-    def __hash__(self) -> int:
-        return id(self.anatomy)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and other.anatomy is self.anatomy
-
-
-@functools.lru_cache(maxsize=2048)
-def _traits(key: _ById, block: nn.Module) -> frozenset[str]:
-    anatomy = key.anatomy
+def _traits(anatomy: Anatomy, block: nn.Module) -> frozenset[str]:
     found: set[str] = set()
     parts = list(block.modules())
     if any(part in anatomy.attention for part in parts):
@@ -142,10 +138,23 @@ def place_of(anatomy: Anatomy, site: Site) -> str:
 
 def fingerprint(survey: Survey, host: nn.Module) -> str:
     """Digest of a host's forward, its children's classes and its class: what a plan relies on."""
+    key = ("fingerprint", host)
+    if key not in survey.memo:
+        traced = survey.trace(host)
+        children = ",".join(f"{name}:{type(child).__name__}" for name, child in host.named_children())
+        text = f"{type(host).__name__}|{forward_text(survey, host) if isinstance(traced, Trace) else 'untraced'}|{children}"
+        survey.memo[key] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return survey.memo[key]
+
+
+def forward_text(survey: Survey, host: nn.Module) -> str:
+    """The code of a traced host's forward."""
     traced = survey.trace(host)
-    text = code_text(traced.graph) if isinstance(traced, Trace) else "untraced"
-    children = ",".join(f"{name}:{type(child).__name__}" for name, child in host.named_children())
-    return hashlib.sha256(f"{type(host).__name__}|{text}|{children}".encode()).hexdigest()[:16]
+    assert isinstance(traced, Trace)
+    key = ("text", id(traced))
+    if key not in survey.memo:
+        survey.memo[key] = code_text(traced.graph)
+    return survey.memo[key]
 
 
 def verify(survey: Survey, edit: Edit) -> nn.Module:

@@ -94,6 +94,14 @@ class Unfit(Exception):
     """
 
 
+class UnfitHost(Unfit):
+    """A host that cannot be given a new forward; planning leaves its edits out and says why."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(reason)
+        self.host = host
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> tuple[str, ...]:
     """The known names most like ``name``, best first; empty where none is near."""
     return tuple(difflib.get_close_matches(name, list(known), n=count, cutoff=0.6))

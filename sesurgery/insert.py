@@ -16,19 +16,23 @@ from .actions import Action, Realised, SetChild, SetForward
 from .anatomy import Anatomy, merges_of
 from .axes import channel_axis
 from .cost import measure
-from .edits import edit_kind, facts, fingerprint, phrase, place_of, refused, verify
-from .errors import StalePlanError, Unfit
+from .edits import edit_kind, facts, fingerprint, forward_text, phrase, place_of, refused, verify
+from .errors import StalePlanError, Unfit, UnfitHost
 from .flow import Flow
 from .generated import Code
 from .layers import is_activation_layer
 from .marks import mark_of
 from .placements import Site, sites
-from .plan import Diff, Edit, Skip
+from .plan import Cost, Diff, Edit, Skip
 from .rewrite import Cut, code_text, cut_graph, new_forward
 from .rules import Insert, Rule
 from .sockets import socket_at
 from .survey import Survey
 from .trace import Trace
+
+
+# The means by which a node comes to what is there, so that costs only add up.
+INSERTED = ("socket", "graph", "behind")
 
 
 @edit_kind
@@ -64,7 +68,10 @@ class InsertKind:
         for path, group in hosts.items():
             actions += [_child_action(edit) for edit in group]
             host = anatomy.survey.module(path)
-            forward = _forward_action(anatomy, host, group, cache)
+            try:
+                forward = _forward_action(anatomy, host, group, cache)
+            except Unfit as reason:
+                raise UnfitHost(path, str(reason)) from None
             if forward is not None:
                 actions.append(forward)
             diffs.append(_diff(anatomy.survey, host, group))
@@ -76,7 +83,7 @@ def _proposal(anatomy: Anatomy, rule: Rule, site: Site, ordinal: int, taken: dic
     edit = rule.edit
     assert isinstance(edit, Insert)
     value: torch.Tensor = site.value.meta["val"]
-    found = facts(anatomy, survey.paths[site.host], value, site.conv)
+    found = facts(anatomy, survey.paths[site.host], value, site.conv, rule)
     mismatch = refused(rule, found)
     if mismatch:
         raise Unfit(mismatch)
@@ -95,9 +102,7 @@ def _proposal(anatomy: Anatomy, rule: Rule, site: Site, ordinal: int, taken: dic
         means, host, name = "child", site.host, present
     else:
         means, host, name = _means(survey, site, edit, taken)
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        node = attention.build(edit.module, port, options).eval()
-    cost = measure(node, torch.empty(value.shape, device="meta"))
+    cost = _node_cost(survey, edit.module, port, options)
     host_path = survey.paths[host]
     block = anatomy.block_of(survey.paths[site.host])
     return Edit(
@@ -119,6 +124,22 @@ def _proposal(anatomy: Anatomy, rule: Rule, site: Site, ordinal: int, taken: dic
     )
 
 
+def node_cost(survey: Survey, edit: Edit) -> Cost:
+    """The cost of an edit's node on the shape that its options name."""
+    options = dict(edit.options)
+    port = attention.Port(tuple(options.pop("shape")), options.pop("axis"))
+    return _node_cost(survey, edit.module, port, options)
+
+
+def _node_cost(survey: Survey, module: str, port: attention.Port, options: Mapping[str, Any]) -> Cost:
+    key = ("node", module, port, repr(sorted(options.items())))
+    if key not in survey.memo:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            node = attention.build(module, port, options).eval()
+        survey.memo[key] = measure(node, torch.empty(port.shape, device="meta"))
+    return survey.memo[key]
+
+
 def resolve(
     anatomy: Anatomy, module: str, options: Mapping[str, Any], host: nn.Module, port: attention.Port
 ) -> dict[str, Any]:
@@ -131,7 +152,7 @@ def resolve(
         channels = _input_channels(anatomy.survey, holder)
         if channels is None:
             raise Unfit("the channels of the block's input cannot be derived")
-        width = attention.reduced_channels(module, channels, settled)
+        width = attention.reduced_channels(module, channels, options)
         if width is not None:
             settled["rd_channels"] = width
     if settled.get("act") == "inherit":
@@ -325,7 +346,10 @@ def _diff(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> Diff:
     if not isinstance(traced, Trace):
         return Diff((path,), kind, "", "")
     cuts = [_cut(edit) for edit in edits if edit.means != "child"]
-    before, after = code_text(traced.graph), code_text(cut_graph(traced.graph, cuts))
+    key = ("diff", id(traced), tuple(cuts))
+    if key not in survey.memo:
+        survey.memo[key] = code_text(cut_graph(traced.graph, cuts))
+    before, after = forward_text(survey, host), survey.memo[key]
     for edit in edits:
         if edit.means == "child":
             before += f"\n# self.{_name(edit)} is a {type(host.get_submodule(_name(edit))).__name__}"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from . import insert, structural  # noqa: F401  (they register their kinds of edit)
 from .actions import Action, Realised
 from .anatomy import Anatomy, dissect
+from .cost import plus
 from .edits import KINDS
-from .errors import InputError, NothingMatchedError, StalePlanError
+from .errors import InputError, NothingMatchedError, StalePlanError, SurgeryError, UnfitHost
+from .insert import INSERTED, node_cost
 from .operate import perform
 from .plan import Cost, Diff, Edit, Plan, Skip
 from .probe import run
@@ -23,6 +27,7 @@ from .survey import Survey, survey
 from .trace import LOCK
 
 Progress = Callable[[str, int, int], None]
+Fresh = Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,14 @@ class Draft:
         return tuple(action for step in self.steps for action in step)
 
 
-def draft(model: nn.Module, recipe: Recipe, args: tuple[Any, ...], name: str, progress: Progress | None = None) -> Draft:
+def draft(
+    model: nn.Module,
+    recipe: Recipe,
+    args: tuple[Any, ...],
+    name: str,
+    progress: Progress | None = None,
+    fresh: Fresh | None = None,
+) -> Draft:
     """Plan ``recipe`` on ``model`` without touching it, and try the plan out.
 
     Raises:
@@ -54,7 +66,7 @@ def draft(model: nn.Module, recipe: Recipe, args: tuple[Any, ...], name: str, pr
     report = progress or _silent
     total = len(recipe.rules) + 2
     report("looking at the model", 0, total)
-    seen = survey(model, args)
+    seen = survey(model, args, fresh)
     anatomy = dissect(seen)
     before = seen.cost
     stages = len(anatomy.stages)
@@ -72,7 +84,7 @@ def draft(model: nn.Module, recipe: Recipe, args: tuple[Any, ...], name: str, pr
             found = list(KINDS[rule.action].propose(anatomy, rule))
             chosen = [_at_step(edit, index) for edit in found if isinstance(edit, Edit)]
             skips += [skip for skip in found if isinstance(skip, Skip)]
-            realised = KINDS[rule.action].realise(anatomy, chosen)
+            chosen, realised = _realised(rule.action, anatomy, chosen, skips)
             perform(seen.twin, realised.actions)
         edits += chosen
         diffs += realised.diffs
@@ -80,7 +92,8 @@ def draft(model: nn.Module, recipe: Recipe, args: tuple[Any, ...], name: str, pr
     if not edits:
         raise nothing_matched(recipe.name, name, anatomy, skips)
     report("counting the costs", total - 1, total)
-    after = _cost_after(seen, model, steps)
+    inserts = len(recipe.rules) == 1 and all(edit.means in INSERTED for edit in edits)
+    after = _after_inserts(seen, before, edits) if inserts else _cost_after(seen, model, steps)
     plan = Plan(
         model=name,
         recipe=to_data(recipe),
@@ -95,7 +108,9 @@ def draft(model: nn.Module, recipe: Recipe, args: tuple[Any, ...], name: str, pr
     return Draft(plan, tuple(steps), args)
 
 
-def replay(model: nn.Module, plan: Plan, args: tuple[Any, ...], progress: Progress | None = None) -> Draft:
+def replay(
+    model: nn.Module, plan: Plan, args: tuple[Any, ...], progress: Progress | None = None, fresh: Fresh | None = None
+) -> Draft:
     """Make a finished plan concrete on a model that looks like the one it was made for.
 
     Raises:
@@ -103,7 +118,7 @@ def replay(model: nn.Module, plan: Plan, args: tuple[Any, ...], progress: Progre
     """
     report = progress or _silent
     report("looking at the model", 0, 2)
-    seen = survey(model, args)
+    seen = survey(model, args, fresh)
     before = seen.cost
     steps: list[tuple[Action, ...]] = []
     for index, group in enumerate(_by_step(plan.edits)):
@@ -113,13 +128,28 @@ def replay(model: nn.Module, plan: Plan, args: tuple[Any, ...], progress: Progre
         if len(kinds) != 1 or not kinds <= KINDS.keys():
             raise StalePlanError(f"a step of the plan has the actions {sorted(kinds)}", remedy="plan again")
         with LOCK:
-            realised: Realised = KINDS[kinds.pop()].realise(dissect(seen), group)
+            try:
+                realised: Realised = KINDS[kinds.pop()].realise(dissect(seen), group)
+            except UnfitHost as unfit:
+                raise StalePlanError(str(unfit), where=unfit.host, remedy="plan again on this model") from None
             perform(seen.twin, realised.actions)
         steps.append(realised.actions)
     report("counting the costs", 1, 2)
     after = _cost_after(seen, model, steps)
     report("done", 2, 2)
     return Draft(replace(plan, before=before, after=after), tuple(steps), args)
+
+
+def _realised(
+    action: str, anatomy: Anatomy, edits: list[Edit], skips: list[Skip]
+) -> tuple[list[Edit], Realised]:
+    """The actions for edits; hosts that cannot be given a new forward are left out, with the reason."""
+    while True:
+        try:
+            return edits, KINDS[action].realise(anatomy, edits)
+        except UnfitHost as unfit:
+            skips += [Skip(edit.path, str(unfit), edit.at) for edit in edits if edit.host == unfit.host]
+            edits = [edit for edit in edits if edit.host != unfit.host]
 
 
 def _silent(step: str, done: int, total: int) -> None:
@@ -152,14 +182,47 @@ def _check_stages(stages: str, anatomy: Anatomy) -> None:
 
 
 def _cost_after(seen: Survey, model: nn.Module, steps: Sequence[Sequence[Action]]) -> Cost:
+    """The cost of the operated model, from a forward of its own."""
     body = seen.twin
-    if seen.real:
-        import copy
-
+    if seen.body is not None:
         body = copy.deepcopy(seen.body)
         for step in steps:
             perform(body, step)
-    return run(body, seen.args).cost
+    return run(body, seen.args, labels=False).cost
+
+
+def _after_inserts(seen: Survey, before: Cost, edits: Sequence[Edit]) -> Cost:
+    """The cost with nodes inserted: a node keeps the shape, so everything else costs what it did.
+
+    Each kind of operated host is run once, on what its call was recorded with, to see that it still gives that shape.
+    """
+    tried: set[Any] = set()
+    total = before
+    for edit in edits:
+        host = seen.module(edit.host)
+        frame = seen.frame(host)
+        key = (type(host), id(seen.trace(host)), edit.means)
+        if frame is not None and key not in tried:
+            tried.add(key)
+            with torch.no_grad(), torch.device("meta"):
+                output = host(*frame.args, **frame.kwargs)
+            _check_shapes(edit, frame.output, output)
+        calls = seen.probe.calls.get(host, 1)
+        total = plus(total, node_cost(seen, edit), calls)
+    return total
+
+
+def _check_shapes(edit: Edit, before: Any, after: Any) -> None:
+    shapes = [
+        [tuple(leaf.shape) for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+        for value in (before, after)
+    ]
+    if shapes[0] != shapes[1]:
+        raise SurgeryError(
+            f"its host would return {shapes[1]} instead of {shapes[0]}",
+            where=edit.path,
+            remedy="this is a fault of the node or of sesurgery; please report it",
+        )
 
 
 def _with_structural_costs(edits: Sequence[Edit], before: Cost, after: Cost) -> Iterator[Edit]:

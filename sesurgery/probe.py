@@ -44,13 +44,15 @@ class Probe:
     cost: Cost
 
 
-def run(model: nn.Module, args: tuple[Any, ...]) -> Probe:
+def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True) -> Probe:
     """Run ``model(*args)`` once in eval mode, without gradients, and record every call.
+
+    ``labels=False`` leaves the channel axes out, for a pass that is only about costs.
 
     The model is a private one (a twin): hooks are added to it and taken away again. Activations are kept on ``meta``.
     """
     recorder = _Recorder()
-    mode = CountingMode()
+    mode = CountingMode(labels)
     model.eval()
     for leaf in _leaves(args):
         mark_activation(leaf)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,18 +94,35 @@ def new_forward(frame: Frame, base: Trace, cuts: Sequence[Cut], recut: Recut) ->
         Unfit: the host takes another way while training, and the site cannot be found there.
     """
     live = _liveness(frame, base)
-    bodies: dict[tuple[bool, ...], Graph] = {}
-    values = [tuple(bool(base.reads[flag]) for flag in live.flags)]
-    values += [other for other in itertools.product((False, True), repeat=len(live.flags)) if other not in values]
-    for choice in values:
-        overrides = dict(zip(live.flags, choice, strict=True))
-        traced = base if choice == values[0] else trace(frame, overrides)
-        if isinstance(traced, Failure):
-            raise Unfit(f"with {_spoken(overrides)} its forward cannot be traced: {traced.reason}")
-        graph = cut_graph(traced.graph, cuts if traced is base else recut(traced))
-        again = live if traced is base else _liveness(frame, traced, overrides, skip=frozenset(live.flags))
-        bodies[choice] = _made_live(graph, again, frame)
-    return _assembled(bodies, live.flags)
+    flags = tuple(flag for flag in live.flags if _can_follow(frame, base, flag, recut))
+    frozen = {flag: base.reads[flag] for flag in live.flags if flag not in flags}
+    first = tuple(bool(base.reads[flag]) for flag in flags)
+    bodies: dict[tuple[bool, ...], Graph] = {first: cut_graph(base.graph, cuts)}
+    _make_live(bodies[first], replace(live, frozen={**live.frozen, **frozen}), frame)
+    for choice in itertools.product((False, True), repeat=len(flags)):
+        if choice not in bodies:
+            overrides = dict(zip(flags, choice, strict=True))
+            traced = trace(frame, overrides)
+            if isinstance(traced, Failure):
+                raise Unfit(f"with {_spoken(overrides)} its forward cannot be traced: {traced.reason}")
+            bodies[choice] = cut_graph(traced.graph, recut(traced))
+            again = _liveness(frame, traced, overrides, skip=frozenset(live.flags))
+            _make_live(bodies[choice], replace(again, frozen={**again.frozen, **frozen}), frame)
+    return _assembled(bodies, flags)
+
+
+def _can_follow(frame: Frame, base: Trace, flag: str, recut: Recut) -> bool:
+    """Whether the cuts can be made on the other side of a flag too. Training mode must be followed."""
+    other = trace(frame, {flag: not base.reads[flag]})
+    try:
+        if isinstance(other, Failure):
+            raise Unfit(other.reason)
+        cut_graph(other.graph, recut(other))
+    except Unfit:
+        if flag == "training":
+            raise
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -194,7 +211,7 @@ def _differences(one: Graph, two: Graph) -> list[tuple[tuple[str, _Path], Any, A
     return found
 
 
-def _made_live(graph: Graph, live: _Liveness, frame: Frame) -> Graph:
+def _make_live(graph: Graph, live: _Liveness, frame: Frame) -> None:
     """Put run-time values and run-time checks into a graph of our own."""
     nodes = {node.name: node for node in graph.nodes}
     start = _last_placeholder(graph)
@@ -216,7 +233,6 @@ def _made_live(graph: Graph, live: _Liveness, frame: Frame) -> Graph:
     for node, value, place in checks:
         with graph.inserting_before(first):
             graph.call_function(expect, (node, value, place))
-    return graph
 
 
 def _replace(node: Node, place: _Path, value: Node) -> None:

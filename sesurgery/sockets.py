@@ -46,7 +46,10 @@ def empty_sockets(survey: Survey, host: nn.Module) -> Iterator[tuple[str, Trace,
                 yield name, traced, node
     for name, value in traced.reads.items():
         if value is None and _MEANT.fullmatch(name):
-            probed = _probed(survey, host, name)
+            key = ("socket", id(traced), name)
+            if key not in survey.memo:
+                survey.memo[key] = _probed(survey, host, name)
+            probed = survey.memo[key]
             if probed is not None:
                 yield name, *probed
 

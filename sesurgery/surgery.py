@@ -170,7 +170,7 @@ def inspect(
         progress("looking at the model", 0, 1)
 
     def look(args: tuple[Any, ...]) -> Survey:
-        return survey(body, args)
+        return survey(body, args, _fresh(spec))
 
     seen = _first_that_runs(look, body, spec, example_input, input_size)
     anatomy = dissect(seen)
@@ -228,10 +228,14 @@ def _draft(
 ) -> Draft:
     def made(args: tuple[Any, ...]) -> Draft:
         if isinstance(wanted, Plan):
-            return replay(model, wanted, args, progress)
-        return draft(model, wanted, args, _name(model, spec), progress)
+            return replay(model, wanted, args, progress, _fresh(spec))
+        return draft(model, wanted, args, _name(model, spec), progress, _fresh(spec))
 
     return _first_that_runs(made, model, spec, example_input, input_size)
+
+
+def _fresh(spec: zoo.ModelSpec | None) -> Callable[[], nn.Module] | None:
+    return None if spec is None else lambda: zoo.create(spec)
 
 
 def _first_that_runs(

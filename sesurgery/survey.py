@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ class Survey:
         probe: the recorded forward.
         paths: module path of every module of the twin (the first one, where it is mounted several times).
         mounts: all paths of every module.
+        memo: what later steps want to remember about this survey; equal hosts share one trace, so keys by trace serve all.
         body: where the forward looks at values: the private copy with numbers that was run in the twin's place.
     """
 
@@ -39,6 +40,7 @@ class Survey:
     paths: dict[nn.Module, str]
     mounts: dict[nn.Module, tuple[str, ...]]
     body: nn.Module | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)
     _traces: dict[nn.Module, Trace | Failure | None] = field(default_factory=dict)
     _known: dict[Any, Trace | Failure] = field(default_factory=dict)
     _structures: dict[nn.Module, Any] = field(default_factory=dict)
@@ -122,12 +124,13 @@ class Survey:
         return None
 
 
-def survey(model: nn.Module, args: tuple[Any, ...]) -> Survey:
+def survey(model: nn.Module, args: tuple[Any, ...], fresh: Callable[[], nn.Module] | None = None) -> Survey:
     """Look at ``model`` without touching it.
 
     Args:
         model: any module.
         args: positional arguments of one forward.
+        fresh: makes the model anew with numbers, for a model on ``meta`` whose forward turns out to look at values.
 
     Raises:
         ModelError: the model cannot be copied, or fails in forward with these arguments.
@@ -140,7 +143,7 @@ def survey(model: nn.Module, args: tuple[Any, ...]) -> Survey:
             probe = run(twin, used)
         except Exception as on_meta:
             twin = twin_of(model)
-            used, probe = _run_for_real(model, args, on_meta)
+            used, probe = _run_for_real(model, args, on_meta, fresh)
             body = probe.root.module
         mounts: dict[nn.Module, list[str]] = {}
         for path, module in twin.named_modules(remove_duplicate=False):
@@ -160,6 +163,10 @@ def has_own_forward(module: nn.Module) -> bool:
 
 def _signature(value: Any) -> Any:
     """What a trace depends on in the arguments of a call: their nesting, shapes and labels."""
+    if isinstance(value, tuple) and all(isinstance(item, torch.Tensor) for item in value):
+        return tuple((item.shape, item.dtype, channel_axis(item), is_activation(item)) for item in value)
+    if not value:
+        return ()
     leaves, spec = torch.utils._pytree.tree_flatten(value)
     return str(spec), tuple(
         (tuple(leaf.shape), leaf.dtype, channel_axis(leaf), is_activation(leaf))
@@ -176,18 +183,13 @@ def tensor_of(value: Any) -> torch.Tensor | None:
     return None
 
 
-def _run_for_real(model: nn.Module, args: tuple[Any, ...], on_meta: Exception) -> tuple[tuple[Any, ...], Probe]:
+def _run_for_real(
+    model: nn.Module, args: tuple[Any, ...], on_meta: Exception, fresh: Callable[[], nn.Module] | None
+) -> tuple[tuple[Any, ...], Probe]:
     """One forward of a private copy with real numbers, for models whose forward looks at values."""
-    import copy
-
-    with torch.random.fork_rng(devices=[]), contextlib.suppress():
+    with torch.random.fork_rng(devices=[]):
         try:
-            body = copy.deepcopy(model)
-            for module in body.modules():
-                module._forward_hooks.clear()
-                module._forward_pre_hooks.clear()
-            if any(tensor.is_meta for tensor in [*body.parameters(), *body.buffers()]):
-                body = _with_numbers(body)
+            body = _body(model, fresh)
             real = _real(args)
             return real, run(body, real)
         except Exception as error:
@@ -199,6 +201,18 @@ def _run_for_real(model: nn.Module, args: tuple[Any, ...], on_meta: Exception) -
                 where=type(model).__name__,
                 remedy="give an input that it accepts: example_input=..., or --input-size C,H,W",
             ) from error
+
+
+def _body(model: nn.Module, fresh: Callable[[], nn.Module] | None) -> nn.Module:
+    """A copy of a model with numbers, without its hooks."""
+    weightless = any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    if weightless and fresh is not None:
+        return fresh()
+    body = copy.deepcopy(model)
+    for module in body.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return _with_numbers(body) if weightless else body
 
 
 def _with_numbers(body: nn.Module) -> nn.Module:

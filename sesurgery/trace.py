@@ -203,7 +203,7 @@ class _Tracer(torch.fx.Tracer):
 
     def _fixed(self, obj: torch.fx.Proxy, kind: type) -> Any:
         value = obj.node.meta.get("val")
-        if not isinstance(value, (bool, int)):
+        if not isinstance(value, (bool, int, float)):
             raise torch.fx.proxy.TraceError("its forward branches on a value known only at run time")
         place = _own_line(type(self.root))
         super().create_proxy("call_function", expect, (obj, value, f"{type(self.root).__name__}.forward, {place}"), {})

@@ -1,0 +1,263 @@
+"""Operate on every architecture of timm and torchvision, on meta tensors, and write docs/coverage.md.
+
+    python benchmarks/zoo.py                    # all models, resumes where it stopped
+    python benchmarks/zoo.py --filter 'resnet*' --fresh
+    python benchmarks/zoo.py --report           # only write docs/coverage.md from the results there are
+
+For each model: create, run once, survey and dissect, plan and apply the recipe that fits (with a forward before and
+after for the costs), revert. One JSON line a model goes to ``zoo.jsonl`` beside this script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "zoo.jsonl"
+PAGE = HERE.parent / "docs" / "coverage.md"
+
+
+def names() -> list[str]:
+    """Every model of both libraries, as references."""
+    from sesurgery import zoo
+
+    listed = zoo.list_names()
+    return [f"{library}:{name}" for library in ("timm", "torchvision") for name in listed[library]]
+
+
+def fitting(kinds: Counter[str], blocks: int) -> list[str]:
+    """The recipes to try, best first: by what the anatomy shows, never by a name."""
+    order = []
+    if kinds["identity"] + kinds["projected"]:
+        order.append("standard")
+    if kinds["concat"]:
+        order.append("inception")
+    return [*order, "plain"]
+
+
+def examine(reference: str) -> dict[str, Any]:
+    """Put one model through everything; the row says what happened and how long it took."""
+    import torch
+
+    torch.set_num_threads(1)
+    row: dict[str, Any] = {"model": reference}
+    try:
+        row.update(_examined(reference))
+    except Exception as error:
+        row.update(crash=f"{type(error).__name__}: {error}"[:500], trace=traceback.format_exc()[-2000:])
+    row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return row
+
+
+def _examined(reference: str) -> dict[str, Any]:
+    import torch
+
+    from sesurgery import NothingMatchedError, zoo
+    from sesurgery.anatomy import dissect
+    from sesurgery.errors import ModelError
+    from sesurgery.survey import has_own_forward
+    from sesurgery.surgery import _first_that_runs, apply, revert
+    from sesurgery.survey import survey
+
+    clock = time.perf_counter
+    start = clock()
+    spec = zoo.resolve(reference)
+    model = zoo.create(spec, device="meta")
+    created = clock()
+    args, ran = (), False
+    for args in zoo.candidate_inputs(model, spec, None, device="meta"):
+        try:
+            with torch.no_grad():
+                model(*args)
+            ran = True
+            break
+        except Exception:
+            continue
+    plain = clock()
+    row: dict[str, Any] = {
+        "family": type(model).__module__.rpartition(".")[2],
+        "class": type(model).__name__,
+        "library": spec.source,
+        "create_s": round(created - start, 4),
+        "forward_s": round(plain - created, 4),
+    }
+    model = model
+    before = {key: id(value) for key, value in model.state_dict(keep_vars=True).items()}
+    classes = [type(module) for module in model.modules()]
+    start = clock()
+    seen = _first_that_runs(lambda given: survey(model, given, lambda: zoo.create(spec)), model, spec, args if ran else None, None)
+    anatomy = dissect(seen)
+    kinds = Counter(merge.kind for merge in anatomy.reported_merges())
+    own = [module for module in seen.probe.frames if has_own_forward(module)]
+    row.update(
+        look_s=round(clock() - start, 4),
+        modules=len(own),
+        untraced=[(item.path, item.cls, item.reason) for item in seen.untraced()],
+        merges=dict(kinds),
+        stages=len(anatomy.stages),
+        blocks=len(anatomy.blocks),
+        real=seen.real,
+    )
+    refusals: dict[str, str] = {}
+    for recipe in fitting(kinds, len(anatomy.blocks)):
+        start = clock()
+        try:
+            surgery = apply(model if not seen.real else zoo.create(spec), recipe, inplace=True, example_input=seen.args)
+        except (NothingMatchedError, ModelError) as refused:
+            refusals[recipe] = str(refused)
+            continue
+        row["apply_s"] = round(clock() - start, 4)
+        plan = surgery.plan
+        row.update(recipe=recipe, edits=len(plan.edits), means=dict(Counter(edit.means for edit in plan.edits)))
+        row["skipped"] = dict(Counter(skip.reason for skip in plan.skipped))
+        row["params"] = (plan.before.params, plan.after.params)
+        row["macs"] = (plan.before.macs, plan.after.macs)
+        row["sum_ok"] = plan.after.params - plan.before.params == sum(edit.params for edit in plan.edits)
+        revert(model)
+        after = {key: id(value) for key, value in model.state_dict(keep_vars=True).items()}
+        row["reverted"] = after == before and [type(module) for module in model.modules()] == classes
+        break
+    row["refused"] = refusals
+    return row
+
+
+def run(wanted: list[str], workers: int) -> None:
+    """Examine the models that have no result yet, showing how far it is."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    context = multiprocessing.get_context("spawn")
+    with RESULTS.open("a") as sink, Progress(*columns) as bar, context.Pool(workers, _start, maxtasksperchild=200) as pool:
+        task = bar.add_task("models", total=len(wanted))
+        for row in pool.imap_unordered(examine, wanted):
+            sink.write(json.dumps(row) + "\n")
+            sink.flush()
+            bar.update(task, advance=1, description=f"{row['model']:<50.50}")
+
+
+def _start() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+
+
+def rows() -> list[dict[str, Any]]:
+    """The results so far, the latest of each model."""
+    found: dict[str, dict[str, Any]] = {}
+    if RESULTS.exists():
+        for line in RESULTS.read_text().splitlines():
+            row = json.loads(line)
+            found[row["model"]] = row
+    return [found[name] for name in sorted(found)]
+
+
+def page(found: list[dict[str, Any]]) -> str:
+    """docs/coverage.md as text."""
+    families: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in found:
+        families.setdefault((row.get("library", "?"), row.get("family", "?")), []).append(row)
+    lines = list(_summary(found))
+    lines += ["", "## By family", "", "| library | family | models | own modules | traced | merges | edits | operated | reverted | refused |"]
+    lines += ["|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    for (library, family), group in sorted(families.items()):
+        operated = [row for row in group if "recipe" in row]
+        modules = sum(row.get("modules", 0) for row in group)
+        missing = sum(len(row.get("untraced", ())) for row in group)
+        merges = sum(sum(row.get("merges", {}).values()) for row in group)
+        cells = [library, family, len(group), modules, modules - missing, merges, sum(row["edits"] for row in operated)]
+        cells += [len(operated), sum(row["reverted"] for row in operated), len(group) - len(operated)]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    lines += ["", "## Not operated, and why", ""]
+    lines += list(_refusals(found)) or ["Every model was operated."]
+    lines += ["", "## Modules that could not be traced, and why", ""]
+    lines += list(_untraced(found)) or ["Every module was traced."]
+    return "\n".join(lines) + "\n"
+
+
+def _summary(found: list[dict[str, Any]]) -> Iterator[str]:
+    operated = [row for row in found if "recipe" in row]
+    modules = sum(row.get("modules", 0) for row in found)
+    missing = sum(len(row.get("untraced", ())) for row in found)
+    libraries = Counter(row.get("library", "?") for row in found)
+    base = sum(row.get("create_s", 0) + row.get("forward_s", 0) for row in operated)
+    work = sum(row["apply_s"] for row in operated)
+    yield "# Coverage: every architecture of timm and torchvision"
+    yield ""
+    yield "Written by `python benchmarks/zoo.py`; do not edit. On `meta` tensors, one process a core."
+    yield ""
+    versions = ", ".join(_versions())
+    yield f"- {', '.join(f'{count:,} of {name}' for name, count in sorted(libraries.items()))} ({versions})."
+    yield f"- Crashes: {sum('crash' in row for row in found)}."
+    yield f"- Operated: {len(operated):,} of {len(found):,}, by " + ", ".join(
+        f"`{name}` {count:,}" for name, count in Counter(row["recipe"] for row in operated).most_common()
+    ) + f"; {sum(row['edits'] for row in operated):,} edits; reverted to the old keys, tensors and classes: " + (
+        f"{sum(row['reverted'] for row in operated):,}."
+    )
+    share = 100 * (1 - missing / modules) if modules else 0.0
+    yield f"- Modules with a forward of their own that were traced: {modules - missing:,} of {modules:,} ({share:.3f} %)."
+    if base:
+        yield (
+            f"- Time to plan and apply (two forwards for the costs included) against creating the model on meta and "
+            f"running it once: {work / base:.2f} x over all, {work:.0f} s against {base:.0f} s."
+        )
+        yield f"- Peak memory of a process: {max(row['peak_mb'] for row in found) / 1024:.2f} GiB."
+
+
+def _versions() -> Iterator[str]:
+    from importlib.metadata import version
+
+    yield from (f"{name} {version(name).split('+')[0]}" for name in ("timm", "torchvision", "torch"))
+
+
+def _refusals(found: list[dict[str, Any]]) -> Iterator[str]:
+    for row in found:
+        if "crash" in row:
+            yield f"- `{row['model']}`: crash: {row['crash']}"
+        elif "recipe" not in row:
+            reason = list(row["refused"].values())[0].split("; sesurgery inspect")[0]
+            yield f"- `{row['model']}` ({row['class']}): {reason}"
+
+
+def _untraced(found: list[dict[str, Any]]) -> Iterator[str]:
+    counted: Counter[tuple[str, str]] = Counter()
+    where: dict[tuple[str, str], str] = {}
+    for row in found:
+        for path, cls, reason in row.get("untraced", ()):
+            counted[cls, reason] += 1
+            where.setdefault((cls, reason), f"{row['model']} › {path or 'the model itself'}")
+    for (cls, reason), count in counted.most_common():
+        yield f"- {cls} ({count} modules, such as {where[cls, reason]}): {reason}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--filter", default="*", help="glob over references, such as 'timm:resnet*'")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--fresh", action="store_true", help="throw the results away first")
+    parser.add_argument("--report", action="store_true", help="only write docs/coverage.md")
+    options = parser.parse_args()
+    _start()
+    if options.fresh:
+        RESULTS.unlink(missing_ok=True)
+    if not options.report:
+        done = {row["model"] for row in rows() if "crash" not in row}
+        run([name for name in names() if fnmatch.fnmatch(name, options.filter) and name not in done], options.workers)
+    PAGE.write_text(page(rows()), encoding="utf-8")
+    print("\n".join(_summary(rows())))
+
+
+if __name__ == "__main__":
+    main()
