@@ -45,7 +45,7 @@ def fitting(kinds: Counter[str], blocks: int) -> list[str]:
         order.append("standard")
     if kinds["concat"]:
         order.append("inception")
-    return [*order, "plain"]
+    return [*order, "plain", "swap-attention", "strip-attention"]
 
 
 def examine(reference: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _examined(reference: str) -> dict[str, Any]:
 
     from sesurgery import NothingMatchedError, zoo
     from sesurgery.anatomy import dissect
-    from sesurgery.errors import ModelError
+    from sesurgery.errors import InputError
     from sesurgery.survey import has_own_forward
     from sesurgery.surgery import _first_that_runs, apply, revert
     from sesurgery.survey import survey
@@ -94,9 +94,6 @@ def _examined(reference: str) -> dict[str, Any]:
         "create_s": round(created - start, 4),
         "forward_s": round(plain - created, 4),
     }
-    model = model
-    before = {key: id(value) for key, value in model.state_dict(keep_vars=True).items()}
-    classes = [type(module) for module in model.modules()]
     start = clock()
     seen = _first_that_runs(lambda given: survey(model, given, lambda: zoo.create(spec)), model, spec, args if ran else None, None)
     anatomy = dissect(seen)
@@ -111,12 +108,16 @@ def _examined(reference: str) -> dict[str, Any]:
         blocks=len(anatomy.blocks),
         real=seen.real,
     )
+    if seen.real:
+        model = zoo.create(spec)
+    before = {key: id(value) for key, value in model.state_dict(keep_vars=True).items()}
+    classes = [type(module) for module in model.modules()]
     refusals: dict[str, str] = {}
     for recipe in fitting(kinds, len(anatomy.blocks)):
         start = clock()
         try:
-            surgery = apply(model if not seen.real else zoo.create(spec), recipe, inplace=True, example_input=seen.args)
-        except (NothingMatchedError, ModelError) as refused:
+            surgery = apply(model, recipe, inplace=True, example_input=seen.args)
+        except (NothingMatchedError, InputError) as refused:
             refusals[recipe] = str(refused)
             continue
         row["apply_s"] = round(clock() - start, 4)

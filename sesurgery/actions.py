@@ -22,12 +22,14 @@ class SetChild:
         make: builds the child on the default device; it is given the host's current value there (None or a module),
             which it must not change.
         node: whether the child is an inserted node (attention), to be found as one by later operations.
+        sources: paths of other modules that ``make`` is given behind the current value, as they are by then.
     """
 
     host: str
     name: str
-    make: Callable[[nn.Module | None], nn.Module]
+    make: Callable[..., nn.Module]
     node: bool = False
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

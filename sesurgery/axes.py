@@ -150,7 +150,10 @@ def _view(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
         length, tail = output.shape[place], prod(output.shape[place + 1 :])
         if length > 1 and behind <= tail and tail * length <= behind * size:
             found.insert(0, place)
-    return tuple(found) if prod(output.shape[place] for place in found) == size else None
+    if prod(output.shape[place] for place in found) != size:
+        return None
+    # An instance norm folds the batch into the channels and takes it out again.
+    return tuple(found[1:] if found[0] == 0 and len(found) > 1 else found)
 
 
 def _unsqueeze(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:

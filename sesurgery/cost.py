@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from .axes import propagate
 from .plan import Cost
+from .shapes import quick_result
 
 _MAC_KINDS = {"convolution": "conv", "_convolution": "conv", "addmm": "linear", "mm": "linear"}
 _POOL = frozenset(
@@ -60,9 +61,11 @@ class CountingMode(TorchDispatchMode):
         self.uncounted: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
         name = packet.__name__
+        output = quick_result(name, args, kwargs or {})
+        if output is None:
+            output = func(*args, **(kwargs or {}))
         self._count(packet, name, args, kwargs or {}, output)
         if self.labels:
             propagate(name, args, output)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import Node
 
 from . import attention
 from .actions import Action, Realised, SetChild, SetForward
@@ -20,7 +21,7 @@ from .edits import edit_kind, facts, fingerprint, forward_text, phrase, place_of
 from .errors import StalePlanError, Unfit, UnfitHost
 from .flow import Flow
 from .generated import Code
-from .layers import is_activation_layer
+from .layers import drops, is_activation_layer
 from .marks import mark_of
 from .placements import Site, sites
 from .plan import Cost, Diff, Edit, Skip
@@ -184,7 +185,7 @@ def _activation_of(block: nn.Module) -> dict[str, Any]:
 def _present(anatomy: Anatomy, site: Site) -> str | None:
     """The child of the host that already gates this very place, if there is one."""
     host = site.host
-    near = [site.value, *(site.users or site.value.users)]
+    near = [site.value, *_beyond_drops(host, site.users or site.value.users)]
     for node in near:
         if node.op == "call_module" and host.get_submodule(str(node.target)) in anatomy.attention:
             return str(node.target)
@@ -197,6 +198,15 @@ def _present(anatomy: Anatomy, site: Site) -> str | None:
         if merge.kind == "gate" and (site.value is merge.node or merge.node in near):
             return merge.node.name
     return None
+
+
+def _beyond_drops(host: nn.Module, nodes: Iterable[Node]) -> list[Node]:
+    """The nodes, and those behind a dropout or an identity among them (EfficientNet's ``aa`` stands before its SE)."""
+    found = list(nodes)
+    for node in found:
+        if drops(node, host.get_submodule):
+            found += [user for user in node.users if user not in found]
+    return found
 
 
 def _behind(module: nn.Module) -> nn.Module:

@@ -78,7 +78,7 @@ def _build(model: nn.Module, actions: Sequence[Action]) -> list[nn.Module | None
         old = latest.get(place, host._modules.get(action.name))
         device, dtype = _home(model, action.host)
         with torch.device(device):
-            child = action.make(old)
+            child = action.make(old, *(_submodule(model, source, latest) for source in action.sources))
         child.to(device=device, dtype=dtype if dtype.is_floating_point else None)
         child.train(host.training)
         latest[place] = child
@@ -127,8 +127,7 @@ def _set_child(host: nn.Module, action: SetChild, child: nn.Module) -> None:
             mark.attributes[name] = ("plain", host.__dict__[name])
         else:
             mark.attributes[name] = ("absent", Absent())
-    if action.node and name not in mark.nodes:
-        mark.nodes = (*mark.nodes, name)
+    mark.nodes = tuple(node for node in mark.nodes if node != name) + ((name,) if action.node else ())
     host.__dict__.pop(name, None)
     host._modules[name] = child
     host.__dict__[HOST_MARK] = mark

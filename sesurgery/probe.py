@@ -102,14 +102,15 @@ class _Recorder:
 
 
 def _light(value: Any) -> Any:
-    """The value with its tensors on ``meta``, labels kept."""
-    leaves = list(_leaves(value))
-    if all(leaf.is_meta for leaf in leaves):
+    """The value with its tensors on ``meta``, labels kept, in containers of its own: a forward may go on filling its own."""
+    if isinstance(value, tuple) and all(isinstance(item, torch.Tensor) and item.is_meta for item in value):
         return value
     return torch.utils._pytree.tree_map_only(torch.Tensor, _light_tensor, value)
 
 
 def _light_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_meta:
+        return tensor
     light = to_meta(tensor)
     copy_labels(tensor, light)
     return light

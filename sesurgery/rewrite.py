@@ -43,8 +43,10 @@ class Cut:
     users: tuple[str, ...] = ()
 
 
-# For a trace under other flags: the same cuts, found anew in that graph.
-Recut = Callable[[Trace], Sequence[Cut]]
+# What is to change in a graph: cuts, or data of another kind that goes with a ``change`` of its own.
+Changes = Sequence[Any]
+# For a trace under other flags: the same changes, found anew in that graph.
+Recut = Callable[[Trace], Changes]
 
 
 def code_text(graph: Graph) -> str:
@@ -54,14 +56,20 @@ def code_text(graph: Graph) -> str:
     return "\n".join(line for line in lines if line.strip() and not re.fullmatch(r"\s*\w+ = None", line))
 
 
-def cut_graph(graph: Graph, cuts: Sequence[Cut]) -> Graph:
-    """A copy of ``graph`` with a call of each cut's node put in. Raises ``KeyError`` where a name is not in the graph."""
+def copy_graph(graph: Graph) -> Graph:
+    """A copy of a graph with the values of its nodes."""
     copied = Graph()
     places: dict[Node, Node] = {}
     output = copied.graph_copy(graph, places)
     copied.output(output)
     for old, new in places.items():
         new.meta = dict(old.meta)
+    return copied
+
+
+def cut_graph(graph: Graph, cuts: Sequence[Cut]) -> Graph:
+    """A copy of ``graph`` with a call of each cut's node put in. Raises ``KeyError`` where a name is not in the graph."""
+    copied = copy_graph(graph)
     nodes = {node.name: node for node in copied.nodes}
     latest: dict[tuple[Node, Node], Node] = {}
     before = {name: list(node.users) for name, node in nodes.items()}
@@ -81,7 +89,13 @@ def cut_graph(graph: Graph, cuts: Sequence[Cut]) -> Graph:
     return copied
 
 
-def new_forward(frame: Frame, base: Trace, cuts: Sequence[Cut], recut: Recut) -> Code:
+def new_forward(
+    frame: Frame,
+    base: Trace,
+    cuts: Changes,
+    recut: Recut,
+    change: Callable[[Graph, Changes], Graph] = cut_graph,
+) -> Code:
     """The code of a host's forward with its cuts.
 
     Args:
@@ -89,6 +103,7 @@ def new_forward(frame: Frame, base: Trace, cuts: Sequence[Cut], recut: Recut) ->
         base: its trace.
         cuts: in the base trace.
         recut: finds the same cuts in a trace taken under other flags.
+        change: makes the changed copy of a graph; puts nodes in where left out.
 
     Raises:
         Unfit: the host takes another way while training, and the site cannot be found there.

@@ -14,6 +14,7 @@ from torch import nn
 from . import zoo
 from .anatomy import dissect
 from .errors import InputError, ModelError, SurgeryError
+from .examples import describe
 from .marks import MODEL_MARK
 from .operate import perform
 from .operate import revert as _revert
@@ -270,10 +271,11 @@ def _name(model: nn.Module, spec: zoo.ModelSpec | None) -> str:
 
 
 def _operate(model: nn.Module, made: Draft, spec: zoo.ModelSpec | None) -> None:
-    history = dict(model.__dict__.get(MODEL_MARK) or {"base": None, "plans": ()})
+    history = dict(model.__dict__.get(MODEL_MARK) or {"base": None, "plans": (), "inputs": ()})
     if spec is not None:
         history["base"] = {"reference": spec.reference, "args": dict(spec.args)}
     history["plans"] = (*history["plans"], made.plan.to_json())
+    history["inputs"] = (*history["inputs"], describe(made.example))
     perform(model, made.actions)
     model.__dict__[MODEL_MARK] = history
 

@@ -8,8 +8,11 @@ strays from what the module really did is found out instead of believed.
 from __future__ import annotations
 
 import inspect
+import math
+import operator
 import threading
 import traceback
+import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,11 +41,13 @@ class Trace:
         reads: plain attributes of the module that its forward looked at, with their values; they are constants of the
             graph.
         bound: arguments the recorded caller left at their defaults, likewise constants of the graph.
+        numbers: how many sizes the forward needed as numbers; each is checked at run time.
     """
 
     graph: torch.fx.Graph
     reads: Mapping[str, Any] = field(default_factory=dict)
     bound: Mapping[str, Any] = field(default_factory=dict)
+    numbers: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,22 +67,28 @@ def trace(
         overrides: plain attributes (or the children's names) to see as other values during the trace.
         live: arguments left at their defaults that are to stay inputs of the graph all the same.
     """
+    found = _traced(frame, overrides or {}, _Tracer(frame, live))
+    if isinstance(found, Failure) or found.numbers:
+        # torch.fx can keep math.ceil and its like symbolic, but makes ready for it at great length in every trace.
+        found = _traced(frame, overrides or {}, _Tracer(frame, live, (math,)))
+    return found
+
+
+def _traced(frame: Frame, overrides: Mapping[str, Any], tracer: _Tracer) -> Trace | Failure:
     module = frame.module
     kind = type(module)
-    watch = _watching(kind)
-    saved = {name: module.__dict__.get(name, _ABSENT) for name in overrides or {}}
+    saved = {name: module.__dict__.get(name, _ABSENT) for name in overrides}
     before = set(module.__dict__)
     with LOCK:
         try:
-            object.__setattr__(module, "__class__", watch)
-            module.__dict__.update(overrides or {})
+            object.__setattr__(module, "__class__", _watching(kind))
+            module.__dict__.update(overrides)
             module.__dict__["_sesurgery_reads"] = reads = {}
-            tracer = _Tracer(frame, live)
             graph = tracer.trace(module)
             names = [name for name in module.__dict__ if name not in before and name != "_sesurgery_reads"]
             if names:
                 return Failure(f"its forward sets self.{names[0]}, which a generated forward would not")
-            return Trace(graph, dict(reads), tracer.bound)
+            return Trace(graph, dict(reads), tracer.bound, tracer.numbers)
         except Exception as error:
             return Failure(_reason(error, kind))
         finally:
@@ -111,8 +122,9 @@ _ABSENT = object()
 class _Tracer(torch.fx.Tracer):
     proxy_buffer_attributes = True
 
-    def __init__(self, frame: Frame, live: frozenset[str]) -> None:
-        super().__init__()
+    def __init__(self, frame: Frame, live: frozenset[str], autowrap: tuple[types.ModuleType, ...] = ()) -> None:
+        super().__init__(autowrap_modules=autowrap)
+        self.numbers = 0
         self.frame = frame
         self.live = live
         self.bound: dict[str, Any] = {}
@@ -191,15 +203,18 @@ class _Tracer(torch.fx.Tracer):
         if kind == "placeholder":
             return proxy
         value = proxy.node.meta["val"] = self._evaluate(proxy.node)
+        if value is None and (kind == "call_module" or target is operator.getitem):
+            return None  # what a child leaves out is part of the structure
         return _unpacked(proxy, value) if kind == "call_module" else proxy
 
     def to_bool(self, obj: torch.fx.Proxy) -> bool:
         """A branch on sizes is followed, and guarded: the generated forward refuses to take it the other way."""
         return self._fixed(obj, bool)
 
-    def fixed_int(self, obj: torch.fx.Proxy) -> int:
+    def fixed_number(self, obj: torch.fx.Proxy, kind: type) -> Any:
         """A size that the forward needs as a number is followed, and guarded."""
-        return self._fixed(obj, int)
+        self.numbers += 1
+        return self._fixed(obj, kind)
 
     def _fixed(self, obj: torch.fx.Proxy, kind: type) -> Any:
         value = obj.node.meta.get("val")
@@ -258,6 +273,8 @@ class _ValueProxy(torch.fx.Proxy):
         raise TypeError("a proxy keeps its class")
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # so that no protocol takes a proxy for an array
         value = self.node.meta.get("val")
         if isinstance(value, torch.Tensor):
             if name == "ndim":
@@ -273,9 +290,12 @@ class _ValueProxy(torch.fx.Proxy):
         return super().__getattr__(name)
 
     def __int__(self) -> int:
-        return self.tracer.fixed_int(self)
+        return self.tracer.fixed_number(self, int)
 
     __index__ = __int__
+
+    def __float__(self) -> float:
+        return self.tracer.fixed_number(self, float)
 
     def __iter__(self) -> Iterator[Any]:
         value = self.node.meta.get("val")

@@ -1,0 +1,137 @@
+"""One small model of each family of timm and torchvision: what the compatibility matrix and the tests operate on.
+
+The shapes are the library's own; depths and widths are cut down so that a model runs with real weights in moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from sesurgery import zoo
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model by name, made small.
+
+    Attributes:
+        name: of the family, unique over both libraries.
+        reference: ``timm:…`` or ``torchvision:…``.
+        args: of its builder.
+        size: of one sample, without the batch axis.
+        recipe: the one that fits.
+    """
+
+    name: str
+    reference: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    size: tuple[int, ...] = (3, 64, 64)
+    recipe: str = "standard"
+
+    def create(self) -> nn.Module:
+        """The model with fresh, seeded weights, in eval mode."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return zoo.create(zoo.resolve(self.reference, self.args))
+
+    def image(self, batch: int = 2) -> torch.Tensor:
+        """A seeded random input, (N, *size)."""
+        return torch.randn(batch, *self.size, generator=torch.Generator().manual_seed(1))
+
+
+def _timm(name: str, model: str, size: int = 64, recipe: str = "standard", **args: Any) -> Family:
+    return Family(name, f"timm:{model}", args, (3, size, size), recipe)
+
+
+def _torchvision(
+    name: str, model: str, size: int = 64, recipe: str = "standard", frames: int | None = None, **args: Any
+) -> Family:
+    shape = (3, size, size) if frames is None else (3, frames, size, size)
+    return Family(f"{name} (torchvision)", f"torchvision:{model}", args, shape, recipe)
+
+
+_ONES = (1, 1, 1, 1)
+
+FAMILIES = (
+    _timm("beit", "beit_base_patch16_224", img_size=64, embed_dim=48, depth=2, num_heads=3),
+    _timm("byobnet", "test_byobnet"),
+    _timm("cait", "cait_xxs24_224", img_size=64, embed_dim=48, depth=2, num_heads=4),
+    _timm("coatnet", "test_coatnet", img_size=64),
+    _timm("convmixer", "convmixer_768_32", dim=32, depth=2),
+    _timm("convnext", "test_convnext"),
+    _timm("cspnet", "cs3darknet_s"),
+    _timm("davit", "davit_tiny", depths=_ONES, embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4), num_groups=(1, 2, 3, 4)),
+    _timm("densenet", "densenet121", recipe="densenet", growth_rate=8, block_config=(2, 2, 2, 2)),
+    _timm("dla", "dla46x_c"),
+    _timm("dpn", "dpn48b"),
+    _timm("edgenext", "edgenext_xx_small", dims=(16, 32, 48, 64), depths=(2, 2, 2, 2)),
+    _timm("efficientformer", "efficientformer_l1"),
+    _timm("efficientnet", "test_efficientnet"),
+    _timm("efficientvit", "efficientvit_b0"),
+    _timm("eva", "eva02_tiny_patch14_224", 56, img_size=56, embed_dim=48, depth=2, num_heads=3),
+    _timm("fasternet", "fasternet_t0", embed_dim=16, depths=_ONES),
+    _timm("fastvit", "fastvit_t8", layers=_ONES, embed_dims=(16, 32, 48, 64)),
+    _timm("focalnet", "focalnet_tiny_srf", depths=_ONES, embed_dim=24),
+    _timm("gcvit", "gcvit_xxtiny", img_size=64, window_size=(2, 2, 2, 2), depths=_ONES, embed_dim=16),
+    _timm("ghostnet", "ghostnet_050"),
+    _timm("hgnet", "hgnetv2_b0", recipe="concat"),
+    _timm("hrnet", "hrnet_w18_small"),
+    _timm("inception_next", "inception_next_atto"),
+    _timm("levit", "levit_128s", img_size=64),
+    _timm("mambaout", "test_mambaout"),
+    _timm("maxvit", "test_maxvit", img_size=64),
+    _timm("metaformer", "poolformer_s12", depths=_ONES, dims=(16, 32, 48, 64)),
+    _timm("mlp_mixer", "mixer_s32_224", img_size=64, num_blocks=2, embed_dim=48),
+    _timm("mobilenetv2", "mobilenetv2_035"),
+    _timm("mobilenetv3", "mobilenetv3_small_050"),
+    _timm("mobilevit", "mobilevit_xxs"),
+    _timm("mvitv2", "mvitv2_tiny", img_size=64, depths=_ONES, embed_dim=24),
+    _timm("nest", "nest_tiny", img_size=64, depths=(1, 1, 1), embed_dims=(24, 48, 96), num_heads=(1, 2, 4)),
+    _timm("nfnet", "test_nfnet"),
+    _timm("pit", "pit_ti_224", img_size=64, depth=(1, 1, 1)),
+    _timm("pvt_v2", "pvt_v2_b0", depths=_ONES),
+    _timm("regnet", "regnetx_002"),
+    _timm("repvit", "repvit_m1", depth=_ONES),
+    _timm("res2net", "res2net50_48w_2s", layers=_ONES),
+    _timm("resnest", "resnest14d"),
+    _timm("resnet", "test_resnet"),
+    _timm("resnetv2", "resnetv2_18", layers=_ONES, channels=(16, 32, 48, 64)),
+    _timm("rexnet", "rexnet_100"),
+    _timm("sknet", "skresnet18", layers=_ONES),
+    _timm("starnet", "starnet_s050"),
+    _timm("swin", "swin_tiny_patch4_window7_224", img_size=64, window_size=4, depths=(2, 1, 1, 1), embed_dim=24, num_heads=(1, 2, 3, 4)),
+    _timm("swinv2", "swinv2_tiny_window8_256", img_size=64, window_size=4, depths=(2, 1, 1, 1), embed_dim=24, num_heads=(1, 2, 3, 4)),
+    _timm("tiny_vit", "tiny_vit_5m_224", depths=_ONES, embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4)),
+    _timm("twins", "twins_svt_small", img_size=64, depths=(1, 1, 2, 1), embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4)),
+    _timm("vgg", "vgg11_bn", 32, recipe="plain", cfg=(8, "M", 16, "M", 16, "M"), feature_window_size=4, num_features=32),
+    _timm("visformer", "visformer_tiny", img_size=64, embed_dim=48, depth=(2, 1, 1), num_heads=2),
+    _timm("vit", "test_vit", img_size=64),
+    _timm("vit (parallel blocks)", "vit_small_patch16_36x1_224", img_size=64, embed_dim=48, depth=2, num_heads=3),
+    _timm("volo", "volo_d1_224", img_size=64),
+    _timm("vovnet", "ese_vovnet19b_slim"),
+    _timm("xception", "xception41"),
+    _timm("xcit", "xcit_nano_12_p16_224", img_size=64, depth=2),
+    _torchvision("alexnet", "alexnet", recipe="plain"),
+    _torchvision("convnext", "convnext_tiny"),
+    _torchvision("densenet", "densenet121", recipe="densenet"),
+    _torchvision("efficientnet", "efficientnet_b0"),
+    _torchvision("googlenet", "googlenet", recipe="inception"),
+    _torchvision("maxvit", "maxvit_t"),
+    _torchvision("mnasnet", "mnasnet0_5"),
+    _torchvision("mobilenet_v2", "mobilenet_v2", width_mult=0.25),
+    _torchvision("mobilenet_v3", "mobilenet_v3_small", width_mult=0.5),
+    _torchvision("r3d", "r3d_18", 32, frames=8),
+    _torchvision("regnet", "regnet_x_400mf"),
+    _torchvision("resnet", "resnet18"),
+    _torchvision("shufflenet", "shufflenet_v2_x0_5", recipe="shufflenet-se"),
+    _torchvision("squeezenet", "squeezenet1_1", recipe="plain"),
+    _torchvision("swin", "swin_t"),
+    _torchvision("swin3d", "swin3d_t", 32, frames=8),
+    _torchvision("vgg", "vgg11", 32, recipe="plain"),
+    _torchvision("vit", "vit_b_32", image_size=64),
+)

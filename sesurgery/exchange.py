@@ -1,0 +1,306 @@
+"""What the structural edits share: a module of the model gives its place to another one.
+
+A structural edit is data: ``options["change"]`` names a maker of this registry, ``site["was"]`` holds a digest of every
+module that goes, and a plan replays only where all of them are there again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .actions import Action, Realised, SetChild
+from .anatomy import Anatomy
+from .axes import channel_axis
+from .cost import measure, parameters
+from .edits import facts, fingerprint, refused, verify
+from .errors import StalePlanError, Unfit
+from .plan import Diff, Edit, Skip
+from .probe import Frame
+from .rules import Rule
+from .selection import SiteFacts
+from .survey import Survey, has_own_forward
+
+# Makes the new module from the edit's options, the old module and the modules at the edit's other sources.
+Maker = Callable[..., nn.Module]
+MAKERS: dict[str, Maker] = {}
+
+
+def maker(change: str) -> Callable[[Maker], Maker]:
+    """Register what makes the module of a change, ``make(options, old, *sources)``; it must not change ``old``."""
+
+    def register(make: Maker) -> Maker:
+        MAKERS[change] = make
+        return make
+
+    return register
+
+
+@maker("identity")
+def _identity(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
+    return nn.Identity()
+
+
+@dataclass(frozen=True)
+class Make:
+    """Builds the module of an edit, for an action."""
+
+    change: str
+    options: Mapping[str, Any]
+    path: str = ""
+
+    def __call__(self, old: nn.Module | None, *sources: nn.Module) -> nn.Module:
+        """The new module, made from the old one."""
+        try:
+            return MAKERS[self.change](self.options, old, *sources)
+        except Unfit as reason:
+            raise StalePlanError(str(reason), where=self.path, remedy="plan again on this model") from None
+
+    def on_meta(self, old: nn.Module, *sources: nn.Module) -> nn.Module:
+        """The new module without weights, for measuring. Raises ``Unfit`` where there can be none."""
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return MAKERS[self.change](self.options, old, *sources).to("meta").eval()
+
+
+_CALLS: weakref.WeakKeyDictionary[Any, dict[nn.Module, list[Frame]]] = weakref.WeakKeyDictionary()
+
+
+def frames_of(survey: Survey, module: nn.Module) -> list[Frame]:
+    """Every recorded call of a module, in order."""
+    root = survey.twin
+    if root not in _CALLS:
+        calls: dict[nn.Module, list[Frame]] = defaultdict(list)
+        pending = [survey.probe.root]
+        while pending:
+            frame = pending.pop()
+            calls[frame.module].append(frame)
+            pending.extend(reversed(frame.children))
+        _CALLS[root] = calls
+    return _CALLS[root].get(module, [])
+
+
+def input_of(survey: Survey, module: nn.Module) -> torch.Tensor:
+    """The one activation that a module is called with. Raises ``Unfit`` where there is more to it."""
+    frames = frames_of(survey, module)
+    if not frames:
+        raise Unfit("the forward never calls it")
+    for frame in frames:
+        if frame.kwargs or len(frame.args) != 1 or not isinstance(frame.args[0], torch.Tensor):
+            raise Unfit(f"it is called with more than one activation, and a {type(module).__name__} is not simply one layer")
+        if not isinstance(frame.output, torch.Tensor):
+            raise Unfit("it returns more than one activation")
+    return frames[0].args[0]
+
+
+def keeps_shape(survey: Survey, module: nn.Module) -> None:
+    """Raise ``Unfit``, saying what removal would change, unless each output has its input's shape."""
+    input_of(survey, module)
+    for frame in frames_of(survey, module):
+        before, after = frame.args[0], frame.output
+        if before.shape == after.shape:
+            continue
+        axis = channel_axis(after)
+        if axis is not None and before.ndim == after.ndim and before.shape[axis] != after.shape[axis]:
+            raise Unfit(f"removal would change channels {before.shape[axis]} -> {after.shape[axis]}")
+        raise Unfit(f"removal would change the shape {tuple(before.shape)} -> {tuple(after.shape)}")
+
+
+def places(survey: Survey, module: nn.Module) -> list[tuple[str, str]]:
+    """Host path and name of every place where a module hangs; hosts that hang twice count once."""
+    found: dict[tuple[int, str], tuple[str, str]] = {}
+    for path in survey.mounts[module]:
+        host, _, name = path.rpartition(".")
+        found.setdefault((id(survey.module(host)), name), (host, name))
+    return list(found.values())
+
+
+def only_place(survey: Survey, module: nn.Module) -> tuple[str, str]:
+    """Host path and name of a module that hangs in one place. Raises ``Unfit`` for a shared one."""
+    found = places(survey, module)
+    if len(found) > 1:
+        where = ", ".join(".".join(filter(None, place)) for place in found[:3])
+        raise Unfit(f"it is shared by several hosts ({where}), which would part ways")
+    if not found[0][1]:
+        raise Unfit("it is the whole model")
+    return found[0]
+
+
+def hidden_in(survey: Survey, module: nn.Module, others: Iterable[nn.Module]) -> bool:
+    """Whether a module lies inside one of the others (or is one)."""
+    prefixes = {survey.paths[other] for other in others}
+    parts = survey.paths[module].split(".")
+    return any(".".join(parts[:end]) in prefixes for end in range(1, len(parts) + 1))
+
+
+def digest(module: nn.Module) -> str:
+    """What a plan remembers of a module that it exchanges: its layers and their sizes."""
+    return hashlib.sha256(repr(module).encode()).hexdigest()[:12]
+
+
+def wanted_facts(anatomy: Anatomy, rule: Rule, path: str, value: torch.Tensor | None, conv: nn.Module | None) -> SiteFacts:
+    """What ``where:`` may know of a place. Raises ``Unfit`` where the rule leaves it out."""
+    found = facts(anatomy, path, value, conv)
+    mismatch = refused(rule, found)
+    if mismatch:
+        raise Unfit(mismatch)
+    return found
+
+
+def guarded(path: str, rule: Rule, propose: Callable[[], Iterable[Edit]]) -> Iterator[Edit | Skip]:
+    """The edits that ``propose`` makes, or the reason why it makes none."""
+    try:
+        yield from list(propose())
+    except Unfit as reason:
+        yield Skip(path, str(reason), str(rule.at))
+
+
+def child_edit(
+    anatomy: Anatomy,
+    rule: Rule,
+    found: SiteFacts,
+    path: str,
+    make: Make,
+    *,
+    module: str = "",
+    also: Mapping[str, Make] | None = None,
+    notes: Sequence[str] = (),
+) -> Edit:
+    """The edit that exchanges the module at ``path`` (and those of ``also``), tried out on the twin and measured."""
+    survey = anatomy.survey
+    makes = {path: make, **(also or {})}
+    olds = {place: survey.module(place) for place in makes}
+    sources = [survey.module(source) for source in make.options.get("sources", ())]
+    news = {place: each.on_meta(olds[place], *(sources if place == path else ())) for place, each in makes.items()}
+    try_out(survey, news)
+    host = path.rpartition(".")[0]
+    block = anatomy.block_of(path)
+    calls = survey.probe.calls.get(olds[path], 0)
+    again = (f"called {calls} times in one forward: exchanged once",) if calls > 1 else ()
+    return Edit(
+        action=rule.action,
+        path=path,
+        at=str(rule.at),
+        host=host,
+        stage=found.stage,
+        block=survey.paths[block] if block is not None else None,
+        channels=found.channels,
+        module=module or type(news[path]).__name__,
+        options={**make.options, "change": make.change},
+        means="child",
+        site={"was": {place: digest(old) for place, old in olds.items()}, "also": {p: m.change for p, m in (also or {}).items()}},
+        fingerprint=fingerprint(survey, survey.module(host)),
+        params=sum(parameters(news[place]) - parameters(olds[place]) for place in makes),
+        macs=sum(_macs(survey, news[place], olds[place]) for place in makes),
+        notes=(*notes, *again),
+    )
+
+
+def _macs(survey: Survey, new: nn.Module, old: nn.Module) -> int:
+    return sum(measure(new, *frame.args).macs - measure(old, *frame.args).macs for frame in frames_of(survey, old))
+
+
+def try_out(survey: Survey, news: Mapping[str, nn.Module]) -> None:
+    """Run the forwards around the new modules on the twin. Raises ``Unfit`` where one fails or gives another shape."""
+    if survey.real:
+        return
+    callers: dict[nn.Module, None] = {}
+    for path in news:
+        caller = _caller(survey, survey.module(path))
+        if caller is not None:
+            callers[caller] = None
+    saved = {path: survey.module(path) for path in news}
+    try:
+        for path, new in news.items():
+            _put(survey, path, new)
+        for caller in callers:
+            _runs(survey, caller)
+    finally:
+        for path, old in saved.items():
+            _put(survey, path, old)
+
+
+def _caller(survey: Survey, module: nn.Module) -> nn.Module | None:
+    """The nearest module around whose forward is code of its own: one that may look at more than calls."""
+    parts = survey.paths[module].split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        outer = survey.module(".".join(parts[:end]))
+        if has_own_forward(outer) and survey.frame(outer) is not None:
+            return outer
+    return None
+
+
+def _put(survey: Survey, path: str, module: nn.Module) -> None:
+    host, _, name = path.rpartition(".")
+    survey.module(host)._modules[name] = module
+
+
+def _runs(survey: Survey, caller: nn.Module) -> None:
+    frame = survey.frame(caller)
+    assert frame is not None
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            output = caller(*frame.args, **frame.kwargs)
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0][:160]
+        raise Unfit(f"the forward of its {type(caller).__name__} fails with it: {type(error).__name__}: {text}") from None
+    if _shapes(output) != _shapes(frame.output):
+        raise Unfit(f"its {type(caller).__name__} would return another shape")
+
+
+def _shapes(value: Any) -> list[torch.Size]:
+    return [leaf.shape for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def realise_children(anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
+    """The actions of child edits, with the lines that change in their hosts. Raises ``StalePlanError``."""
+    survey = anatomy.survey
+    actions: list[Action] = []
+    lines: dict[str, list[tuple[str, nn.Module, nn.Module]]] = defaultdict(list)
+    for edit in edits:
+        verify(survey, edit)
+        _check_olds(survey, edit)
+        for path in edit.site["was"]:
+            make = _make_of(edit, path)
+            host, _, name = path.rpartition(".")
+            sources = tuple(edit.options.get("sources", ())) if path == edit.path else ()
+            node = bool(edit.options.get("node")) and path == edit.path
+            actions.append(SetChild(host, name, make, node=node, sources=sources))
+            old = survey.module(path)
+            new = make.on_meta(old, *(survey.module(source) for source in sources))
+            lines[host].append((name, old, new))
+    return Realised(tuple(actions), tuple(_diff(survey, host, changed) for host, changed in lines.items()))
+
+
+def _make_of(edit: Edit, path: str) -> Make:
+    if path == edit.path:
+        return Make(str(edit.options["change"]), edit.options, path)
+    return Make(str(edit.site["also"][path]), {}, path)
+
+
+def _check_olds(survey: Survey, edit: Edit) -> None:
+    for path, was in edit.site["was"].items():
+        try:
+            same = digest(survey.module(path)) == was
+        except AttributeError:
+            same = False
+        if not same:
+            raise StalePlanError(
+                f"{path} is not the module that the plan was made for", where=edit.path, remedy="plan again on this model"
+            )
+
+
+def _diff(survey: Survey, host: str, changed: Sequence[tuple[str, nn.Module, nn.Module]]) -> Diff:
+    before = "\n".join(f"{_attribute(name)} = {old!r}" for name, old, _ in changed)
+    after = "\n".join(f"{_attribute(name)} = {new!r}" for name, _, new in changed)
+    return Diff((host,), type(survey.module(host)).__name__, before, after)
+
+
+def _attribute(name: str) -> str:
+    return f"self[{name}]" if name.isdigit() else f"self.{name}"

@@ -1,0 +1,53 @@
+"""The layers that a phrase of ``at:`` names: convolutions, activations and norms of the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+from .anatomy import Anatomy
+from .exchange import hidden_in
+from .layers import is_activation_layer, is_conv, is_depthwise, is_norm, is_pointwise, is_spatial
+from .phrases import At
+from .placements import chosen, convs_of
+from .plan import Skip
+from .rules import Rule
+
+_CONVS: dict[str, Callable[[nn.Module], bool]] = {
+    "conv": is_conv,
+    "depthwise conv": is_depthwise,
+    "pointwise conv": is_pointwise,
+    "spatial conv": is_spatial,
+}
+_LAYERS: dict[str, Callable[[nn.Module], bool]] = {"activation": is_activation_layer, "norm": is_norm}
+
+
+def layers_of(anatomy: Anatomy, at: At) -> Iterator[nn.Module]:
+    """The layers of all blocks (of the whole model where it has none) that a phrase names, in order; attention is left out.
+
+    Convolutions on an identity branch are no part of what a block's n-th convolution counts, and are left out too.
+    """
+    if at.role == "conv":
+        for block, convs in convs_of(anatomy, _CONVS[at.name]):
+            if block is not None or not anatomy.blocks:
+                yield from chosen(convs, at.nth)
+        return
+    test = _LAYERS[at.name]
+    survey = anatomy.survey
+    for module in survey.probe.frames:
+        if not survey.paths[module] or not test(module) or hidden_in(survey, module, anatomy.attention):
+            continue
+        if not anatomy.blocks or anatomy.block_of(survey.paths[module]) is not None:
+            yield module
+
+
+def too_few(anatomy: Anatomy, rule: Rule) -> Iterator[Skip]:
+    """A refusal for every block that has fewer convolutions than the phrase counts."""
+    if rule.at.role != "conv" or rule.at.nth is None:
+        return
+    for block, convs in convs_of(anatomy, _CONVS[rule.at.name]):
+        if (block is not None or not anatomy.blocks) and not chosen(convs, rule.at.nth):
+            path = anatomy.survey.paths[block] if block is not None else ""
+            reason = f"it has {len(convs)} such convolutions, so none is number {rule.at.nth}"
+            yield Skip(path, reason, str(rule.at))

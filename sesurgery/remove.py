@@ -1,0 +1,162 @@
+"""The edit ``remove``: a layer, or attention however it is written, leaves the graph."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+from torch.fx import Node
+
+from .anatomy import Anatomy, Merge
+from .cost import parameters
+from .edits import edit_kind, fingerprint, verify
+from .errors import Unfit
+from .exchange import (
+    Make,
+    child_edit,
+    frames_of,
+    guarded,
+    keeps_shape,
+    only_place,
+    places,
+    realise_children,
+    wanted_facts,
+)
+from .actions import Action, Realised
+from .gates import attention_modules, gate_edit_site, realise_host, strip_host, written_gates
+from .layers import is_norm
+from .named import layers_of, too_few
+from .plan import Diff, Edit, Skip
+from .rules import Remove, Rule
+from .survey import Survey
+from .swaps import companions
+
+_IDENTITY = Make("identity", {})
+
+
+@edit_kind
+class RemoveKind:
+    """Puts an identity in the place of what ``at:`` names; a gate written in a forward leaves the forward."""
+
+    action = "remove"
+
+    def propose(self, anatomy: Anatomy, rule: Rule) -> Iterator[Edit | Skip]:
+        """What would leave, or the reason why it has to stay."""
+        paths = anatomy.survey.paths
+        if rule.at.role == "attention":
+            for module in attention_modules(anatomy):
+                yield from guarded(paths[module], rule, lambda found=module: _attention(anatomy, rule, found))
+            for gate in written_gates(anatomy):
+                where = f"{paths[gate.host]}.{gate.node.name}".strip(".")
+                yield from guarded(where, rule, lambda found=gate: [_gate(anatomy, rule, found)])
+            return
+        yield from too_few(anatomy, rule)
+        for module in layers_of(anatomy, rule.at):
+            yield from guarded(paths[module], rule, lambda found=module: [_layer(anatomy, rule, found)])
+
+    def realise(self, anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
+        """Identities to set and forwards to generate."""
+        return realise_mixed(anatomy, edits)
+
+
+def realise_mixed(anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
+    """Child edits, and edits of gates written in a forward, host by host."""
+    made = realise_children(anatomy, [edit for edit in edits if edit.means == "child"])
+    actions: list[Action] = list(made.actions)
+    diffs: list[Diff] = list(made.diffs)
+    hosts: dict[str, list[Edit]] = defaultdict(list)
+    for edit in edits:
+        if edit.means == "graph":
+            verify(anatomy.survey, edit)
+            hosts[edit.host].append(edit)
+    for path, group in hosts.items():
+        more, diff = realise_host(anatomy, path, group)
+        actions += more
+        diffs.append(diff)
+    return Realised(tuple(actions), tuple(diffs))
+
+
+def _attention(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Iterator[Edit]:
+    survey = anatomy.survey
+    found = wanted_facts(anatomy, rule, survey.paths[module], _output(survey, module), None)
+    keeps_shape(survey, module)
+    first, *others = (".".join(filter(None, place)) for place in places(survey, module))
+    yield child_edit(anatomy, rule, found, first, _IDENTITY, also=dict.fromkeys(others, _IDENTITY))
+
+
+def _gate(anatomy: Anatomy, rule: Rule, gate: Merge) -> Edit:
+    survey = anatomy.survey
+    host = gate.host
+    path = survey.paths[host]
+    found = wanted_facts(anatomy, rule, path, gate.node.meta["val"], None)
+    stripped = strip_host(anatomy, host, [(gate.node.name, None)])
+    gone = [host.get_submodule(name) for name in stripped.spare]
+    block = anatomy.block_of(path)
+    return Edit(
+        action="remove",
+        path=f"{path}.{gate.node.name}" if path else gate.node.name,
+        at=str(rule.at),
+        host=path,
+        stage=found.stage,
+        block=survey.paths[block] if block is not None else None,
+        channels=found.channels,
+        module="Identity",
+        options={"change": "gate"},
+        means="graph",
+        site=gate_edit_site(gate, None),
+        fingerprint=fingerprint(survey, host),
+        params=-sum(parameters(module) for module in gone),
+        macs=-stripped.macs * max(1, survey.probe.calls.get(host, 1)),
+        notes=("a gate written in the forward: the forward is rewritten without it",),
+    )
+
+
+def _layer(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Edit:
+    survey = anatomy.survey
+    edit = rule.edit
+    assert isinstance(edit, Remove)
+    path = survey.paths[module]
+    conv = module if rule.at.role == "conv" else None
+    found = wanted_facts(anatomy, rule, path.rpartition(".")[0] if conv is not None else path, _output(survey, module), conv)
+    keeps_shape(survey, module)
+    only_place(survey, module)
+    if type(module) is nn.Identity:
+        raise Unfit("it is an identity already")
+    make = Make("without norm", {}) if rule.at.role == "norm" and companions(module) else _IDENTITY
+    also: dict[str, Make] = {}
+    if edit.with_norm:
+        norm = norm_behind(survey, module)
+        if norm is None:
+            raise Unfit("no norm of its own follows it; leave with_norm out")
+        only_place(survey, norm)
+        also[survey.paths[norm]] = Make("without norm", {})
+    return child_edit(anatomy, rule, found, path, make, also=also)
+
+
+def norm_behind(survey: Survey, module: nn.Module) -> nn.Module | None:
+    """The norm that takes a layer's output and is alone in that, in its host or in the one around."""
+    caller = survey.callers.get(module)
+    while caller is not None:
+        host, _, node = caller
+        users = list(node.users)
+        if len(users) != 1:
+            return None
+        user: Node = users[0]
+        if user.op == "call_module":
+            follower = host.get_submodule(str(user.target))
+            if is_norm(follower):
+                return follower
+            if type(follower) is not nn.Identity:
+                return None
+            caller = (host, caller[1], user)
+        elif user.op == "output":
+            caller = survey.callers.get(host)
+        else:
+            return None
+    return None
+
+
+def _output(survey: Survey, module: nn.Module):  # type: ignore[no-untyped-def]
+    frames = frames_of(survey, module)
+    return frames[0].output if frames and hasattr(frames[0].output, "shape") else None

@@ -1,0 +1,99 @@
+"""Small networks for tests: one of each family, and blocks that are written in ways of their own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+
+class Branching(nn.Module):
+    """A residual network whose outer forward looks at values, as no trace of the whole could."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.first = nn.Sequential(Residual(width), Residual(width))
+        self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.second = nn.Sequential(Residual(2 * width), Residual(2 * width))
+        self.head = nn.Linear(2 * width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(self.stem(x))
+        if x.mean() > 1e6:
+            x = x * 0.5
+        x = self.second(self.down(x))
+        return self.head(x.mean((2, 3)))
+
+
+class Residual(nn.Module):
+    """``relu(x + bn2(conv2(relu(bn1(conv1(x))))))``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(x + y)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to build a small member, and what it takes."""
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...] = (2, 3, 64, 64)
+
+    def model(self) -> nn.Module:
+        """A new one, the same every time, no branch of it dead."""
+        torch.manual_seed(7)
+        return lively(self.build())
+
+    def image(self) -> Tensor:
+        return torch.randn(self.shape, generator=torch.Generator().manual_seed(3))
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Fresh networks end their branches in zeros and keep no statistics: then a node there would make no difference."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.ndim <= 1 and tensor.is_floating_point():
+                positive = name.endswith(("weight", "running_var", "gain", "gamma"))
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + (0.6 if positive else -0.25))
+    return model.eval()
+
+
+_VIT = {"img_size": 64, "embed_dim": 48, "depth": 3, "num_heads": 3}
+_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (2, 2, 2), "num_heads": (1, 2, 4)}
+_timm = functools.partial(functools.partial, timm.create_model, num_classes=10)
+_tv = torchvision.models
+
+FAMILIES: dict[str, Family] = {
+    "resnet18": Family(_timm("resnet18")),
+    "resnet50": Family(_timm("resnet50")),
+    "mobilenet_v2": Family(functools.partial(_tv.mobilenet_v2, width_mult=0.35, num_classes=10)),
+    "efficientnet_b0": Family(_timm("efficientnet_b0")),
+    "regnet": Family(_timm("regnetx_002")),
+    "convnext": Family(_timm("convnext_atto", depths=(1, 2, 2, 1), dims=(16, 32, 64, 96), drop_path_rate=0.1)),
+    "vit": Family(_timm("vit_tiny_patch16_224", **_VIT)),
+    "swin": Family(_timm("swin_tiny_patch4_window7_224", **_SWIN)),
+    "densenet": Family(
+        functools.partial(
+            _tv.DenseNet, growth_rate=8, block_config=(2, 3, 2), num_init_features=16, drop_rate=0.2, num_classes=10
+        )
+    ),
+    "shufflenet": Family(functools.partial(_tv.shufflenet_v2_x0_5, num_classes=10)),
+    "r3d_18": Family(functools.partial(_tv.video.r3d_18, num_classes=10), (1, 3, 4, 32, 32)),
+    "branching": Family(Branching, (2, 3, 16, 16)),
+}
