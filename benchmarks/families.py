@@ -15,7 +15,7 @@ from torch import nn
 from sesurgery import zoo
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """A model by name, made small.
 
@@ -25,73 +25,89 @@ class Family:
         args: of its builder.
         size: of one sample, without the batch axis.
         recipe: the one that fits.
+        heavy: too large for the default tests.
     """
 
     name: str
     reference: str
     args: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, ...] = (3, 64, 64)
-    recipe: str = "standard"
+    recipe: str | Mapping[str, Any] = "standard"
+    heavy: bool = False
 
     def create(self) -> nn.Module:
-        """The model with fresh, seeded weights, in eval mode."""
+        """The model with fresh, seeded weights, in eval mode.
+
+        Vectors are random too: a fresh network ends its branches in zeros, and what goes on there would not show.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return zoo.create(zoo.resolve(self.reference, self.args))
+            model = zoo.create(zoo.resolve(self.reference, self.args))
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if tensor.ndim <= 1 and tensor.is_floating_point():
+                    positive = name.endswith(("weight", "running_var", "gain", "gamma"))
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + (0.75 if positive else -0.25))
+        return model
 
     def image(self, batch: int = 2) -> torch.Tensor:
         """A seeded random input, (N, *size)."""
         return torch.randn(batch, *self.size, generator=torch.Generator().manual_seed(1))
 
 
-def _timm(name: str, model: str, size: int = 64, recipe: str = "standard", **args: Any) -> Family:
-    return Family(name, f"timm:{model}", args, (3, size, size), recipe)
+_Recipe = str | Mapping[str, Any]
+_CONCAT = {"name": "after-concat", "rules": [{"insert": {"module": "se"}, "at": "after concat"}]}
+
+
+def _timm(name: str, model: str, size: int = 64, recipe: _Recipe = "standard", heavy: bool = False, **args: Any) -> Family:
+    return Family(name, f"timm:{model}", args, (3, size, size), recipe, heavy)
 
 
 def _torchvision(
-    name: str, model: str, size: int = 64, recipe: str = "standard", frames: int | None = None, **args: Any
+    name: str, model: str, size: int = 64, recipe: _Recipe = "standard", heavy: bool = False, frames: int = 0, **args: Any
 ) -> Family:
-    shape = (3, size, size) if frames is None else (3, frames, size, size)
-    return Family(f"{name} (torchvision)", f"torchvision:{model}", args, shape, recipe)
+    shape = (3, frames, size, size) if frames else (3, size, size)
+    return Family(f"{name} (torchvision)", f"torchvision:{model}", args, shape, recipe, heavy)
 
 
 _ONES = (1, 1, 1, 1)
 
 FAMILIES = (
-    _timm("beit", "beit_base_patch16_224", img_size=64, embed_dim=48, depth=2, num_heads=3),
+    _timm("beit", "beit_base_patch16_224", img_size=64, embed_dim=48, depth=3, num_heads=3),
     _timm("byobnet", "test_byobnet"),
-    _timm("cait", "cait_xxs24_224", img_size=64, embed_dim=48, depth=2, num_heads=4),
+    _timm("cait", "cait_xxs24_224", img_size=64, embed_dim=48, depth=3, num_heads=4),
     _timm("coatnet", "test_coatnet", img_size=64),
-    _timm("convmixer", "convmixer_768_32", dim=32, depth=2),
+    _timm("convmixer", "convmixer_768_32", heavy=True),
     _timm("convnext", "test_convnext"),
     _timm("cspnet", "cs3darknet_s"),
-    _timm("davit", "davit_tiny", depths=_ONES, embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4), num_groups=(1, 2, 3, 4)),
-    _timm("densenet", "densenet121", recipe="densenet", growth_rate=8, block_config=(2, 2, 2, 2)),
+    _timm("davit", "davit_tiny", depths=_ONES, embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4)),
+    _timm("densenet", "densenet121", recipe=_CONCAT, growth_rate=8, block_config=(2, 2, 2, 2)),
     _timm("dla", "dla46x_c"),
     _timm("dpn", "dpn48b"),
     _timm("edgenext", "edgenext_xx_small", dims=(16, 32, 48, 64), depths=(2, 2, 2, 2)),
-    _timm("efficientformer", "efficientformer_l1"),
-    _timm("efficientnet", "test_efficientnet"),
+    _timm("efficientformer", "efficientformer_l1", 224, heavy=True),
+    _timm("efficientnet", "efficientnet_lite0", recipe="mbconv"),
     _timm("efficientvit", "efficientvit_b0"),
-    _timm("eva", "eva02_tiny_patch14_224", 56, img_size=56, embed_dim=48, depth=2, num_heads=3),
+    _timm("eva", "eva02_tiny_patch14_224", 56, img_size=56, embed_dim=48, depth=3, num_heads=3),
     _timm("fasternet", "fasternet_t0", embed_dim=16, depths=_ONES),
-    _timm("fastvit", "fastvit_t8", layers=_ONES, embed_dims=(16, 32, 48, 64)),
-    _timm("focalnet", "focalnet_tiny_srf", depths=_ONES, embed_dim=24),
-    _timm("gcvit", "gcvit_xxtiny", img_size=64, window_size=(2, 2, 2, 2), depths=_ONES, embed_dim=16),
+    _timm("fastvit", "fastvit_t8", layers=_ONES),
+    _timm("focalnet", "focalnet_tiny_srf", heavy=True),
+    _timm("gcvit", "gcvit_xxtiny", 224, heavy=True),
     _timm("ghostnet", "ghostnet_050"),
-    _timm("hgnet", "hgnetv2_b0", recipe="concat"),
+    _timm("hgnet", "hgnetv2_b0", recipe=_CONCAT),
     _timm("hrnet", "hrnet_w18_small"),
     _timm("inception_next", "inception_next_atto"),
     _timm("levit", "levit_128s", img_size=64),
     _timm("mambaout", "test_mambaout"),
     _timm("maxvit", "test_maxvit", img_size=64),
-    _timm("metaformer", "poolformer_s12", depths=_ONES, dims=(16, 32, 48, 64)),
-    _timm("mlp_mixer", "mixer_s32_224", img_size=64, num_blocks=2, embed_dim=48),
+    _timm("metaformer", "poolformer_s12"),
+    _timm("mlp_mixer", "gmlp_ti16_224", 224),
     _timm("mobilenetv2", "mobilenetv2_035"),
     _timm("mobilenetv3", "mobilenetv3_small_050"),
     _timm("mobilevit", "mobilevit_xxs"),
-    _timm("mvitv2", "mvitv2_tiny", img_size=64, depths=_ONES, embed_dim=24),
-    _timm("nest", "nest_tiny", img_size=64, depths=(1, 1, 1), embed_dims=(24, 48, 96), num_heads=(1, 2, 4)),
+    _timm("mvitv2", "mvitv2_tiny", img_size=64, heavy=True),
+    _timm("nest", "nest_tiny", 224, heavy=True),
     _timm("nfnet", "test_nfnet"),
     _timm("pit", "pit_ti_224", img_size=64, depth=(1, 1, 1)),
     _timm("pvt_v2", "pvt_v2_b0", depths=_ONES),
@@ -108,20 +124,19 @@ FAMILIES = (
     _timm("swinv2", "swinv2_tiny_window8_256", img_size=64, window_size=4, depths=(2, 1, 1, 1), embed_dim=24, num_heads=(1, 2, 3, 4)),
     _timm("tiny_vit", "tiny_vit_5m_224", depths=_ONES, embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4)),
     _timm("twins", "twins_svt_small", img_size=64, depths=(1, 1, 2, 1), embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4)),
-    _timm("vgg", "vgg11_bn", 32, recipe="plain", cfg=(8, "M", 16, "M", 16, "M"), feature_window_size=4, num_features=32),
     _timm("visformer", "visformer_tiny", img_size=64, embed_dim=48, depth=(2, 1, 1), num_heads=2),
     _timm("vit", "test_vit", img_size=64),
-    _timm("vit (parallel blocks)", "vit_small_patch16_36x1_224", img_size=64, embed_dim=48, depth=2, num_heads=3),
-    _timm("volo", "volo_d1_224", img_size=64),
-    _timm("vovnet", "ese_vovnet19b_slim"),
-    _timm("xception", "xception41"),
-    _timm("xcit", "xcit_nano_12_p16_224", img_size=64, depth=2),
-    _torchvision("alexnet", "alexnet", recipe="plain"),
-    _torchvision("convnext", "convnext_tiny"),
-    _torchvision("densenet", "densenet121", recipe="densenet"),
+    _timm("vit (parallel blocks)", "vit_small_patch16_36x1_224", img_size=64, embed_dim=48, depth=3, num_heads=3),
+    _timm("volo", "volo_d1_224", heavy=True, img_size=64),
+    _timm("vovnet", "ese_vovnet19b_slim", recipe=_CONCAT),
+    _timm("xception", "xception41", heavy=True),
+    _timm("xcit", "xcit_nano_12_p16_224", img_size=64, depth=3),
+    _torchvision("alexnet", "alexnet", recipe="plain", num_classes=10),
+    _torchvision("convnext", "convnext_tiny", heavy=True),
+    _torchvision("densenet", "densenet121", recipe=_CONCAT),
     _torchvision("efficientnet", "efficientnet_b0"),
-    _torchvision("googlenet", "googlenet", recipe="inception"),
-    _torchvision("maxvit", "maxvit_t"),
+    _torchvision("googlenet", "googlenet", recipe="inception", init_weights=False),
+    _torchvision("maxvit", "maxvit_t", 224, heavy=True),
     _torchvision("mnasnet", "mnasnet0_5"),
     _torchvision("mobilenet_v2", "mobilenet_v2", width_mult=0.25),
     _torchvision("mobilenet_v3", "mobilenet_v3_small", width_mult=0.5),
@@ -130,8 +145,24 @@ FAMILIES = (
     _torchvision("resnet", "resnet18"),
     _torchvision("shufflenet", "shufflenet_v2_x0_5", recipe="shufflenet-se"),
     _torchvision("squeezenet", "squeezenet1_1", recipe="plain"),
-    _torchvision("swin", "swin_t"),
-    _torchvision("swin3d", "swin3d_t", 32, frames=8),
-    _torchvision("vgg", "vgg11", 32, recipe="plain"),
-    _torchvision("vit", "vit_b_32", image_size=64),
+    _torchvision("swin", "swin_t", heavy=True),
+    _torchvision("swin3d", "swin3d_t", 32, heavy=True, frames=8),
+    _torchvision("vgg", "vgg11", 32, recipe="plain", heavy=True, init_weights=False),
+    _torchvision("vit", "vit_b_32", heavy=True, image_size=64),
+    _timm("coat", "coat_tiny", 224, heavy=True),
+    _timm("convit", "convit_tiny", 224),
+    _timm("crossvit", "crossvit_tiny_240", 240, heavy=True),
+    _timm("hiera", "hiera_tiny_224", 224, heavy=True),
+    _timm("inception_v4", "inception_v4", 96, recipe="inception", heavy=True),
+    _timm("nextvit", "nextvit_small", 64, heavy=True),
+    _timm("rdnet", "rdnet_tiny", recipe=_CONCAT, heavy=True),
+    _timm("repghost", "repghostnet_050"),
+    _timm("selecsls", "selecsls42", recipe=_CONCAT, heavy=True),
+    _timm("sequencer", "sequencer2d_s", 224, heavy=True),
+    _timm("shvit", "shvit_s1", 128),
+    _timm("swiftformer", "swiftformer_xs", 224),
+    _timm("tnt", "tnt_s_patch16_224", 224, heavy=True),
+    _timm("tresnet", "tresnet_m", heavy=True),
+    _timm("vgg", "vgg11_bn", 32, recipe="plain", heavy=True),
+    _torchvision("s3d", "s3d", 224, recipe=_CONCAT, heavy=True, frames=16),
 )

@@ -44,7 +44,7 @@ def fitting(kinds: Counter[str], blocks: int) -> list[str]:
     if kinds["identity"] + kinds["projected"]:
         order.append("standard")
     if kinds["concat"]:
-        order.append("inception")
+        order.append("concat")
     return [*order, "plain", "swap-attention", "strip-attention"]
 
 

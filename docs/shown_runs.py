@@ -1,6 +1,7 @@
 """Outputs shown in a Markdown page, taken from real runs.
 
-``<!-- run: sesurgery recipes -->`` before a fenced block: the block is what the command prints.
+``<!-- run: sesurgery recipes -->`` before a fenced block: the block is what the command prints (``| head -9``: so many
+lines of it).
 ``<!-- run: python -->``: it is what the Python blocks before it print; they share one namespace.
 ``<!-- file: mine.yaml -->`` before a fenced block: the block is a file that later commands may name.
 """
@@ -51,6 +52,7 @@ def command_output(command: str, width: int = 100) -> str:
     """What a ``sesurgery`` command prints on stdout, without spaces at the ends of lines; errors are shown too."""
     from sesurgery.cli import app
 
+    command, _, head = command.partition(" | head -")
     words = shlex.split(command)
     assert words.pop(0) == "sesurgery", command
     printed = io.StringIO()
@@ -61,7 +63,8 @@ def command_output(command: str, width: int = 100) -> str:
             app(args=words, prog_name="sesurgery")
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
-    return _trimmed(printed.getvalue())
+    text = _trimmed(printed.getvalue())
+    return "".join(text.splitlines(keepends=True)[: int(head)]) if head else text
 
 
 def texts_of(svg: str) -> list[str]:

@@ -80,7 +80,7 @@ def read(folder: str | Path) -> Artifact:
             return _read(place)
         except (ArtifactError, OSError) as error:
             # Somebody may be saving over it at this moment: then what there is now is another artefact.
-            if attempt < _TRIES - 1 and (isinstance(error, files.Changed) or stamp != _stamp(place)):
+            if attempt < _TRIES - 1 and (isinstance(error, files.ChangedError) or stamp != _stamp(place)):
                 continue
             if isinstance(error, OSError):
                 raise ArtifactError(f"cannot be read: {error.strerror or error}", where=str(place)) from error
@@ -100,7 +100,7 @@ def load(
 
     Args:
         folder: what ``save`` wrote.
-        model: a fresh instance of the network that was operated, changed in place; needed where it was not made by name.
+        model: a fresh instance of the network, to be changed in place; needed where that was not made by name.
         example_input: where the saved one could not be written down.
         trust_code: let the user's own factory that the artefact names be imported and called.
         device: where the model goes in the end; by default it stays where ``model`` lies, else on the CPU.
@@ -149,22 +149,20 @@ _FOLDER = "name a folder that sesurgery.save or sesurgery apply -o wrote"
 
 
 def _read(place: Path) -> Artifact:
-    first: ArtifactError | None = None
+    problem: ArtifactError | None = None
     for path in files.candidates(place):
         try:
             record = parse(files.read_small(path), str(path))
             plans = tuple(record.plans(str(path)))
             tensors = {
-                role: expand(
-                    files.read_tensors(found, record.weights[role]), record.aliases.get(role, {}), str(found)
-                )
+                role: expand(files.read_tensors(found, record.weights[role]), record.aliases.get(role, {}), str(found))
                 for role, found in files.locate(place, record).items()
             }
         except ArtifactError as error:
-            first = first or error
+            problem = error
             continue
         return Artifact(place, record, plans, tensors["model"], tensors.get("removed", {}))
-    raise first or ArtifactError("holds no surgery.json, so it is no artefact", where=str(place), remedy=_FOLDER)
+    raise problem or ArtifactError("holds no surgery.json, so it is no artefact", where=str(place), remedy=_FOLDER)
 
 
 def _stamp(place: Path) -> list[tuple[str, int, int]]:
@@ -210,7 +208,9 @@ def _guarded(place: Path, work: Callable[[], object]) -> None:
 
 def _history(model: object) -> dict[str, Any]:
     if not isinstance(model, nn.Module):
-        raise InputError(f"a {type(model).__name__} is no operated model", where="save", remedy="give what apply returned")
+        raise InputError(
+            f"a {type(model).__name__} is no operated model", where="save", remedy="give what apply returned"
+        )
     history = model.__dict__.get(MODEL_MARK)
     if not history:
         remedy = "pass surgery.model; a plain model is saved with torch.save(model.state_dict(), ...) or safetensors"

@@ -6,9 +6,9 @@ A first save builds a folder beside the place and renames it there. A save over 
 2. ``surgery.json.tmp`` becomes ``surgery.json.new``: from here on the new artefact counts.
 3. The ``.new`` files take their places, ``surgery.json`` last.
 
-``surgery.json`` names its weights by digest. A reader takes each file under either name, by content, and falls back to
-``surgery.json.new`` where the old record finds its weights no more. The next save finishes or sweeps away what a killed
-one left.
+A record names its weights by digest. A reader takes ``surgery.json.new`` where there is one, finds each file of it by
+content under either name, and falls back to ``surgery.json``. The next save finishes or sweeps away what a killed one
+left.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SAVE_AGAIN = "save the operation again, or take the folder from a backup"
 Describe = Callable[[dict[Role, WeightsFile]], bytes]
 
 
-class Changed(ArtifactError):
+class ChangedError(ArtifactError):
     """A folder that changed while it was read."""
 
 
@@ -75,8 +75,12 @@ def write_over(folder: Path, tensors: Mapping[Role, Mapping[str, Tensor]], descr
             if not (folder / (RECORD + NEW)).exists():
                 _sweep(folder)
             raise
-        sync_folder(folder)
-        _take_places(folder, {role: folder / (NAMES[role] + NEW) for role in tensors})
+        try:
+            sync_folder(folder)
+            _take_places(folder, {role: folder / (NAMES[role] + NEW) for role in tensors})
+        except OSError as error:
+            what = f"is saved and loads, but its files could not take their places ({error.strerror or error})"
+            raise ArtifactError(what, where=str(folder), remedy="save once more to tidy up") from error
 
 
 def recover(folder: Path) -> None:
@@ -90,7 +94,7 @@ def recover(folder: Path) -> None:
 
 def candidates(folder: Path) -> Iterator[Path]:
     """The records of a folder, in the order in which they count."""
-    yield from (path for name in (RECORD, RECORD + NEW) if (path := folder / name).is_file())
+    yield from (path for name in (RECORD + NEW, RECORD) if (path := folder / name).is_file())
 
 
 def locate(folder: Path, record: Record) -> dict[Role, Path]:
@@ -113,13 +117,13 @@ def read_small(path: Path) -> bytes:
 
 
 def read_tensors(path: Path, wanted: WeightsFile) -> dict[str, Tensor]:
-    """The tensors of a file whose content was checked; raises ``Changed`` where it was exchanged meanwhile."""
+    """The tensors of a file whose content was checked; raises ``ChangedError`` where it was exchanged meanwhile."""
     from safetensors.torch import load_file
 
     try:
         before = path.stat()
         if file_facts(path) != wanted:
-            raise Changed("changed while it was read", where=str(path), remedy="load it again")
+            raise ChangedError("changed while it was read", where=str(path), remedy="load it again")
         tensors = load_file(path)
         after = path.stat()
     except (OSError, ArtifactError):
@@ -128,7 +132,7 @@ def read_tensors(path: Path, wanted: WeightsFile) -> dict[str, Tensor]:
         text = " ".join(str(error).split())[:200]
         raise ArtifactError(f"is no safetensors file ({text})", where=str(path), remedy=_SAVE_AGAIN) from error
     if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
-        raise Changed("changed while it was read", where=str(path), remedy="load it again")
+        raise ChangedError("changed while it was read", where=str(path), remedy="load it again")
     return tensors
 
 

@@ -79,8 +79,12 @@ class Record(_Strict):
         return [_plan(operation.plan, f"{where} › operations[{i}]") for i, operation in enumerate(self.operations)]
 
     def to_bytes(self) -> bytes:
-        """The text of the file."""
-        return (json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode()
+        """The text of the file. Raises ``ArtifactError`` where it would be too long to be read again."""
+        data = (json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode()
+        if len(data) > MAX_BYTES:
+            what = f"the plans of this model take more than {MAX_BYTES >> 20} MiB"
+            raise ArtifactError(what, where="surgery.json", remedy="apply fewer operations, each on more places")
+        return data
 
 
 def parse(data: bytes, where: str) -> Record:

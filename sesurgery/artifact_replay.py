@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import zoo
 from .artifact_record import Record
 from .artifact_weights import cast_buffers, put
-from .errors import ArtifactError
+from .errors import ArtifactError, InputError
 from .examples import rebuild
 from .marks import MODEL_MARK
 from .operate import revert
@@ -23,6 +23,7 @@ from .surgery import _draft, _operate
 LIBRARIES = ("timm", "torchvision")
 # A model may need more memory on the way than in the end, where one operation takes away what another put in.
 _SLACK = (4, 1 << 22)
+_INSTANCE = "load it into the model that was operated: sesurgery.load(folder, model=...)"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,10 @@ def _spec(artifact: Artifact, trust_code: bool) -> zoo.ModelSpec:
         what = "was made from a model of your own, which the folder cannot rebuild"
         remedy = "give a fresh instance: sesurgery.load(folder, model=...)"
         raise ArtifactError(what, where=artifact.where, remedy=remedy)
-    spec = zoo.resolve(base.reference, base.args)
+    try:
+        spec = zoo.resolve(base.reference, base.args)
+    except InputError as error:
+        raise ArtifactError(f"its base cannot be made: {error}", where=artifact.where, remedy=_INSTANCE) from error
     if spec.source not in LIBRARIES and not trust_code:
         what = f'its base "{base.reference[:200]}" is code outside timm and torchvision, and loading would run it'
         remedy = "give an instance (model=...), or allow it if you trust the folder (trust_code=True)"
@@ -109,8 +113,7 @@ def _check_size(artifact: Artifact, elements: int) -> None:
     stored = sum(tensor.numel() for tensor in [*artifact.model.values(), *artifact.removed.values()])
     if elements > _SLACK[0] * stored + _SLACK[1]:
         what = f"asks for a model of {elements} numbers and holds {stored}"
-        remedy = "load it into the model that was operated: sesurgery.load(folder, model=...)"
-        raise ArtifactError(what, where=artifact.where, remedy=remedy)
+        raise ArtifactError(what, where=artifact.where, remedy=_INSTANCE)
 
 
 def _replay(
@@ -135,5 +138,7 @@ def _replay(
 
 def _differences(record: Record) -> str:
     here = versions()
-    differ = [f"{name} {there}, here {here.get(name)}" for name, there in record.versions.items() if here.get(name) != there]
+    differ = [
+        f"{name} {there}, here {here.get(name)}" for name, there in record.versions.items() if here.get(name) != there
+    ]
     return f" ({'; '.join(differ)})" if differ else ", or give the very model that was operated (model=...)"

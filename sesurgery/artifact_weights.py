@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .artifact_record import Role
 from .errors import ArtifactError
 from .marks import mark_of
 from .weights_file import DTYPES
@@ -33,7 +34,7 @@ class Weights:
 
     model: State
     removed: State
-    aliases: dict[str, dict[str, str]]
+    aliases: dict[Role, dict[str, str]]
     exchanged: tuple[str, ...]
     buffers: dict[str, str]
 
@@ -42,11 +43,17 @@ def collect(model: nn.Module) -> Weights:
     """Everything to store of ``model``. Raises ``ArtifactError`` for what cannot be stored without pickle."""
     changes = list(exchanges(model))
     model_state = _tensors(model)
-    removed = {f"{place}{INSIDE}{key}": tensor for place, old in changes if old for key, tensor in _tensors(old).items()}
+    removed = {
+        f"{place}{INSIDE}{key}": tensor
+        for place, old in changes
+        if old is not None
+        for key, tensor in _tensors(old).items()
+    }
     stored, second = _once(model_state)
     kept, other = _once(removed)
-    aliases = {role: names for role, names in (("model", second), ("removed", other)) if names}
-    return Weights(stored, kept, aliases, tuple(place for place, _ in changes), _loose(model))
+    return Weights(
+        stored, kept, {"model": second, "removed": other}, tuple(place for place, _ in changes), _loose(model)
+    )
 
 
 def exchanges(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module | None]]:
@@ -139,7 +146,7 @@ def _tensors(module: nn.Module) -> State:
         if not isinstance(value, Tensor):
             what = f"{key} holds a {type(value).__name__}, and an artefact holds tensors only"
             raise ArtifactError(what, where=type(module).__name__, remedy="keep it out of the state_dict")
-        if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(value):
             raise ArtifactError(f"{key} has no shape yet", where=type(module).__name__, remedy="run the model once")
         if value.is_meta:
             remedy = 'create the model with its weights: device="cpu"'
@@ -175,7 +182,7 @@ def _loose(model: nn.Module) -> dict[str, str]:
     return {
         name: str(buffer.dtype).removeprefix("torch.")
         for name, buffer in model.named_buffers()
-        if name not in known and buffer.is_floating_point()
+        if name not in known and torch.is_floating_point(buffer)
     }
 
 

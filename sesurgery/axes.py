@@ -16,6 +16,10 @@ import torch
 
 _LABEL = "_sesurgery_channel_axes"
 _ACTIVATION = "_sesurgery_activation"
+# They take the shape of an activation, but nothing of what it says: noise and masks.
+_FRESH = frozenset(
+    "rand_like randn_like randint_like zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split()
+)
 Axes = tuple[int, ...]  # more than one while a view has split the channels
 _Rule = Callable[[tuple[Any, ...], torch.Tensor], Axes | None]
 
@@ -50,7 +54,7 @@ def copy_labels(source: torch.Tensor, target: torch.Tensor) -> None:
 
 def propagate(name: str, args: tuple[Any, ...], output: Any) -> None:
     """Label what the aten operation ``name`` gave, from the labels of what it took."""
-    depends = any(is_activation(tensor) for tensor in _tensors(args))
+    depends = name not in _FRESH and any(is_activation(tensor) for tensor in _tensors(args))
     for item in output if isinstance(output, (tuple, list)) else (output,):
         if isinstance(item, torch.Tensor):
             _set(item, _axes_after(name, args, item))
@@ -161,6 +165,13 @@ def _unsqueeze(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
     return None if axes is None else tuple(axis + (args[1] % output.ndim <= axis) for axis in axes)
 
 
+def _stack(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    axes = {_axes(tensor) for tensor in args[0]}
+    found = axes.pop() if len(axes) == 1 else None
+    new = (args[1] if len(args) > 1 else 0) % output.ndim
+    return None if found is None else tuple(axis + (new <= axis) for axis in found)
+
+
 def _select(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
     axes = _axes(args[0])
     gone = (args[1] if len(args) > 1 else 0) % args[0].ndim
@@ -202,7 +213,7 @@ _RULES: dict[str, _Rule] = {
     "_reshape_alias": _view,
     "squeeze": _view,
     "unsqueeze": _unsqueeze,
-    "stack": _unknown,
+    "stack": _stack,
     "select": _select,
     "expand": _expand,
     "mean": _reduce,

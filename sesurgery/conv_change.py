@@ -1,4 +1,4 @@
-"""Another kernel or dilation for a convolution, its old weights embedded so that the function is kept where it can be."""
+"""Another kernel or dilation for a convolution; old weights are embedded so that the function stays where it can."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def _axes(conv: Conv) -> list[tuple[int, int]]:
     return list(zip(conv.dilation, conv.kernel_size, strict=True))
 
 
-def settled(old: nn.Module, frames: Sequence[Frame], kernel: int | None, dilation: int | None, embed: bool) -> dict[str, Any]:
+def settled(
+    old: nn.Module, frames: Sequence[Frame], kernel: int | None, dilation: int | None, embed: bool
+) -> dict[str, Any]:
     """The options of the change, tried on meta.
 
     Args:
@@ -117,7 +119,9 @@ def settled(old: nn.Module, frames: Sequence[Frame], kernel: int | None, dilatio
     rank = len(old.kernel_size)
     if kernel is not None and len(set(old.kernel_size)) > 1:
         shape = "x".join(map(str, old.kernel_size))
-        raise Unfit(f"its kernel is {shape}, and one of {kernel} would make it square; narrow with where: {{kernel: ...}}")
+        raise Unfit(
+            f"its kernel is {shape}, and one of {kernel} would make it square; narrow with where: {{kernel: ...}}"
+        )
     sizes = old.kernel_size if kernel is None else (kernel,) * rank
     steps = old.dilation if dilation is None else (dilation,) * rank
     _check(old, frames, sizes, steps)

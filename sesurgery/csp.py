@@ -14,8 +14,8 @@ class CSPStage(nn.Module):
     Args:
         blocks: the blocks, in order.
         widths: how many channels go through the blocks, and how many around; their sum is C.
-        inner: channels at which the blocks work. Where that is another number than ``widths[0]``, a 1x1 convolution with
-            norm and ReLU leads in, and one with a norm leads out.
+        inner: channels at which the blocks work. Where that is not ``widths[0]``, a 1x1 convolution with norm and
+            ReLU leads in, and one with a norm leads out.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], widths: tuple[int, int], inner: int) -> None:
@@ -28,7 +28,7 @@ class CSPStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        part, rest = torch.split(x, self.widths, dim=1)
+        part, rest = torch.split(x, list(self.widths), dim=1)
         return torch.cat((self.leave(self.blocks(self.enter(part))), rest), dim=1)
 
     def extra_repr(self) -> str:

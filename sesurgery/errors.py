@@ -104,7 +104,7 @@ class UnfitHost(Unfit):
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> tuple[str, ...]:
     """The known names most like ``name``, best first; empty where none is near."""
-    return tuple(difflib.get_close_matches(name, list(known), n=count, cutoff=0.6))
+    return tuple(difflib.get_close_matches(name, list(dict.fromkeys(known)), n=count, cutoff=0.6))
 
 
 def either(names: Sequence[str]) -> str:

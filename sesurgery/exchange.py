@@ -7,22 +7,20 @@ module that goes, and a plan replays only where all of them are there again.
 from __future__ import annotations
 
 import hashlib
-import weakref
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import nn
 
-from .actions import Action, Realised, SetChild
 from .anatomy import Anatomy
 from .axes import channel_axis
 from .cost import measure, parameters
-from .edits import facts, fingerprint, refused, verify
+from .edits import facts, fingerprint, refused
 from .errors import StalePlanError, Unfit
-from .plan import Diff, Edit, Skip
+from .plan import Edit, Skip
 from .probe import Frame
 from .rules import Rule
 from .selection import SiteFacts
@@ -69,21 +67,9 @@ class Make:
             return MAKERS[self.change](self.options, old, *sources).to("meta").eval()
 
 
-_CALLS: weakref.WeakKeyDictionary[Any, dict[nn.Module, list[Frame]]] = weakref.WeakKeyDictionary()
-
-
 def frames_of(survey: Survey, module: nn.Module) -> list[Frame]:
     """Every recorded call of a module, in order."""
-    root = survey.twin
-    if root not in _CALLS:
-        calls: dict[nn.Module, list[Frame]] = defaultdict(list)
-        pending = [survey.probe.root]
-        while pending:
-            frame = pending.pop()
-            calls[frame.module].append(frame)
-            pending.extend(reversed(frame.children))
-        _CALLS[root] = calls
-    return _CALLS[root].get(module, [])
+    return survey.frames.get(module, [])
 
 
 def input_of(survey: Survey, module: nn.Module) -> torch.Tensor:
@@ -93,7 +79,9 @@ def input_of(survey: Survey, module: nn.Module) -> torch.Tensor:
         raise Unfit("the forward never calls it")
     for frame in frames:
         if frame.kwargs or len(frame.args) != 1 or not isinstance(frame.args[0], torch.Tensor):
-            raise Unfit(f"it is called with more than one activation, and a {type(module).__name__} is not simply one layer")
+            raise Unfit(
+                f"it is called with more than one activation, and a {type(module).__name__} is not simply one layer"
+            )
         if not isinstance(frame.output, torch.Tensor):
             raise Unfit("it returns more than one activation")
     return frames[0].args[0]
@@ -144,7 +132,9 @@ def digest(module: nn.Module) -> str:
     return hashlib.sha256(repr(module).encode()).hexdigest()[:12]
 
 
-def wanted_facts(anatomy: Anatomy, rule: Rule, path: str, value: torch.Tensor | None, conv: nn.Module | None) -> SiteFacts:
+def wanted_facts(
+    anatomy: Anatomy, rule: Rule, path: str, value: torch.Tensor | None, conv: nn.Module | None
+) -> SiteFacts:
     """What ``where:`` may know of a place. Raises ``Unfit`` where the rule leaves it out."""
     found = facts(anatomy, path, value, conv)
     mismatch = refused(rule, found)
@@ -194,7 +184,10 @@ def child_edit(
         module=module or type(news[path]).__name__,
         options={**make.options, "change": make.change},
         means="child",
-        site={"was": {place: digest(old) for place, old in olds.items()}, "also": {p: m.change for p, m in (also or {}).items()}},
+        site={
+            "was": {place: digest(old) for place, old in olds.items()},
+            "also": {p: m.change for p, m in (also or {}).items()},
+        },
         fingerprint=fingerprint(survey, survey.module(host)),
         params=sum(parameters(news[place]) - parameters(olds[place]) for place in makes),
         macs=sum(_macs(survey, news[place], olds[place]) for place in makes),
@@ -249,58 +242,12 @@ def _runs(survey: Survey, caller: nn.Module) -> None:
             output = caller(*frame.args, **frame.kwargs)
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0][:160]
-        raise Unfit(f"the forward of its {type(caller).__name__} fails with it: {type(error).__name__}: {text}") from None
+        raise Unfit(
+            f"the forward of its {type(caller).__name__} fails with it: {type(error).__name__}: {text}"
+        ) from None
     if _shapes(output) != _shapes(frame.output):
         raise Unfit(f"its {type(caller).__name__} would return another shape")
 
 
 def _shapes(value: Any) -> list[torch.Size]:
-    return [leaf.shape for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def realise_children(anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
-    """The actions of child edits, with the lines that change in their hosts. Raises ``StalePlanError``."""
-    survey = anatomy.survey
-    actions: list[Action] = []
-    lines: dict[str, list[tuple[str, nn.Module, nn.Module]]] = defaultdict(list)
-    for edit in edits:
-        verify(survey, edit)
-        _check_olds(survey, edit)
-        for path in edit.site["was"]:
-            make = _make_of(edit, path)
-            host, _, name = path.rpartition(".")
-            sources = tuple(edit.options.get("sources", ())) if path == edit.path else ()
-            node = bool(edit.options.get("node")) and path == edit.path
-            actions.append(SetChild(host, name, make, node=node, sources=sources))
-            old = survey.module(path)
-            new = make.on_meta(old, *(survey.module(source) for source in sources))
-            lines[host].append((name, old, new))
-    return Realised(tuple(actions), tuple(_diff(survey, host, changed) for host, changed in lines.items()))
-
-
-def _make_of(edit: Edit, path: str) -> Make:
-    if path == edit.path:
-        return Make(str(edit.options["change"]), edit.options, path)
-    return Make(str(edit.site["also"][path]), {}, path)
-
-
-def _check_olds(survey: Survey, edit: Edit) -> None:
-    for path, was in edit.site["was"].items():
-        try:
-            same = digest(survey.module(path)) == was
-        except AttributeError:
-            same = False
-        if not same:
-            raise StalePlanError(
-                f"{path} is not the module that the plan was made for", where=edit.path, remedy="plan again on this model"
-            )
-
-
-def _diff(survey: Survey, host: str, changed: Sequence[tuple[str, nn.Module, nn.Module]]) -> Diff:
-    before = "\n".join(f"{_attribute(name)} = {old!r}" for name, old, _ in changed)
-    after = "\n".join(f"{_attribute(name)} = {new!r}" for name, _, new in changed)
-    return Diff((host,), type(survey.module(host)).__name__, before, after)
-
-
-def _attribute(name: str) -> str:
-    return f"self[{name}]" if name.isdigit() else f"self.{name}"
+    return [leaf.shape for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]

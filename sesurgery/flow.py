@@ -90,7 +90,7 @@ def is_scaling(node: Node) -> bool:
     """Whether a node only scales one activation, by a number or by a weight of at most one axis (LayerScale)."""
     if node.op not in ("call_function", "call_method") or node.target not in _SCALE:
         return False
-    return sum(carries(factor) for factor in node.args) == 1 and carries(node.args[0])
+    return sum(carries(factor) for factor in node.args) == 1 and (node.target in _MUL or carries(node.args[0]))
 
 
 @dataclass(frozen=True)

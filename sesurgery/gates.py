@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.fx
 from torch import nn
 from torch.fx import Graph, Node
+from torch.fx.node import map_arg
 
 from .actions import Action, SetChild, SetForward
 from .anatomy import Anatomy, Merge, gates_of
@@ -29,7 +29,9 @@ def attention_modules(anatomy: Anatomy) -> list[nn.Module]:
     known = [module for module in anatomy.attention if survey.paths[module]]
     found = [module for module in survey.probe.frames if module in set(known)]
     found += [module for module in known if module not in survey.probe.frames]
-    return [module for module in found if not hidden_in(survey, module, [other for other in known if other is not module])]
+    return [
+        module for module in found if not hidden_in(survey, module, [other for other in known if other is not module])
+    ]
 
 
 def written_gates(anatomy: Anatomy) -> Iterator[Merge]:
@@ -148,8 +150,8 @@ def _macs(host: nn.Module, nodes: Sequence[Node]) -> int:
         for node in nodes:
             if not (node.op == "call_module" or weight_layers(node, host.get_submodule)):
                 continue
-            args = torch.fx.node.map_arg(node.args, lambda source: source.meta["val"])
-            kwargs = torch.fx.node.map_arg(node.kwargs, lambda source: source.meta["val"])
+            args = map_arg(node.args, lambda source: source.meta["val"])
+            kwargs = map_arg(node.kwargs, lambda source: source.meta["val"])
             if node.op == "call_module":
                 host.get_submodule(str(node.target))(*args, **kwargs)
             elif node.op == "call_function":

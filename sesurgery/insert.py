@@ -27,9 +27,9 @@ from .placements import Site, sites
 from .plan import Cost, Diff, Edit, Skip
 from .rewrite import Cut, code_text, cut_graph, new_forward
 from .rules import Insert, Rule
-from .sockets import socket_at
+from .sockets import filled, socket_at
 from .survey import Survey
-from .trace import Trace
+from .trace import Trace, trace
 
 
 # The means by which a node comes to what is there, so that costs only add up.
@@ -299,10 +299,16 @@ def _forward_action(
     if not isinstance(traced, Trace) or frame is None:
         raise StalePlanError("its forward can no longer be traced", where=path, remedy="plan again on this model")
     cuts = [_cut(edit) for edit in rewritten]
-    key = (id(traced), tuple(cuts), tuple(edit.at for edit in rewritten))
+    # A None that the same operation fills must be called by the new forward too.
+    sockets = tuple(_name(edit) for edit in edits if edit.means == "socket" and host._modules.get(_name(edit)) is None)
+    key = (id(traced), tuple(cuts), tuple(edit.at for edit in rewritten), sockets)
     if key not in cache:
         try:
-            cache[key] = new_forward(frame, traced, cuts, lambda other: _recut(anatomy, host, other, rewritten))
+            with filled(host, sockets):
+                base = trace(frame) if sockets else traced
+                if not isinstance(base, Trace):
+                    raise Unfit(base.reason)
+                cache[key] = new_forward(frame, base, cuts, lambda other: _recut(anatomy, host, other, rewritten))
         except KeyError as missing:
             raise StalePlanError(f"its forward has no {missing}", where=path, remedy="plan again") from None
     return SetForward(path, cache[key])

@@ -31,6 +31,7 @@ class HostMark:
     Attributes:
         base: its class.
         order: names of its children, in order.
+        fields: names of its plain attributes, in order.
         attributes: the first value of each attribute that was exchanged (``Absent()`` where there was none). A module
             here is no child of the host any more: its weights are not in the state_dict.
         nodes: names of the children that operations inserted.
@@ -40,6 +41,7 @@ class HostMark:
     order: tuple[str, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
 
 
 def mark_of(module: nn.Module) -> HostMark | None:

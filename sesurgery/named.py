@@ -24,7 +24,7 @@ _LAYERS: dict[str, Callable[[nn.Module], bool]] = {"activation": is_activation_l
 
 
 def layers_of(anatomy: Anatomy, at: At) -> Iterator[nn.Module]:
-    """The layers of all blocks (of the whole model where it has none) that a phrase names, in order; attention is left out.
+    """The layers of all blocks (of the model where it has none) that a phrase names, in order; attention is left out.
 
     Convolutions on an identity branch are no part of what a block's n-th convolution counts, and are left out too.
     """

@@ -18,7 +18,7 @@ from .layers import is_conv
 def narrowed(block: nn.Module, ratio: Fraction) -> nn.Module:
     """A copy of ``block`` in which every layer has ``ratio`` of its channels. Axes of one channel stay.
 
-    A depthwise or grouped convolution keeps the width of its groups and has fewer of them, where their number allows it.
+    A depthwise or grouped convolution keeps the width of its groups and has fewer of them, where that number divides.
 
     Raises:
         Unfit: a number of channels that does not divide, or a layer that holds weights of another kind.
@@ -44,7 +44,7 @@ def _narrow(module: nn.Module, ratio: Fraction) -> None:
     if is_conv(module):
         _conv(module, ratio)  # type: ignore[arg-type]
     elif isinstance(module, nn.Linear):
-        sizes = [_scaled(size, ratio, "a Linear") for size in module.weight.shape]
+        sizes = [_scaled(size, ratio, "a Linear") for size in (module.out_features, module.in_features)]
         module.out_features, module.in_features = sizes
         _cut(module, "weight", (slice(sizes[0]), slice(sizes[1])))
         _cut(module, "bias", (slice(sizes[0]),))

@@ -22,11 +22,12 @@ def perform(model: nn.Module, actions: Sequence[Action]) -> None:
     """Carry out ``actions`` on ``model`` in place.
 
     New modules lie where their host's weights lie, in its dtype and mode. An exception at any step leaves the model as
-    it was, down to the order of its attributes.
+    it was, down to the order of its attributes, and the CPU's random numbers where they were.
     """
-    built = _build(model, actions)
+    draws = torch.get_rng_state()
     saved: dict[nn.Module, _Snapshot] = {}
     try:
+        built = _build(model, actions)
         for action, child in zip(actions, built, strict=True):
             host = model.get_submodule(action.host)
             if host not in saved:
@@ -38,6 +39,7 @@ def perform(model: nn.Module, actions: Sequence[Action]) -> None:
     except BaseException:
         for snapshot in reversed(saved.values()):
             snapshot.restore()
+        torch.set_rng_state(draws)
         raise
 
 
@@ -113,7 +115,7 @@ def _home(model: nn.Module, path: str) -> tuple[torch.device, torch.dtype]:
 def _mark(host: nn.Module) -> HostMark:
     mark = mark_of(host)
     if mark is None:
-        mark = HostMark(base_of(host), tuple(host._modules))
+        mark = HostMark(base_of(host), tuple(host._modules), fields=tuple(host.__dict__))
     return replace(mark, attributes=dict(mark.attributes))
 
 
@@ -148,18 +150,23 @@ def _revert_host(host: nn.Module) -> None:
             host.__dict__[name] = value
         elif kind == "module":
             host._modules[name] = _brought_along(value, replaced, host)
-    children = dict(host._modules)
-    host._modules.clear()
-    for name in [*mark.order, *children]:
-        if name in children:
-            host._modules[name] = children.pop(name)
+    _reorder(host._modules, mark.order)
+    _reorder(host.__dict__, mark.fields)
+
+
+def _reorder(fields: dict[str, Any], order: Sequence[str]) -> None:
+    """The old names in their old order, then those that came later."""
+    old = dict(fields)
+    fields.clear()
+    fields.update({name: old[name] for name in dict.fromkeys((*order, *old)) if name in old})
 
 
 def _brought_along(old: nn.Module | None, replaced: nn.Module | None, host: nn.Module) -> nn.Module | None:
     """A module that comes back, on the device and in the dtype and mode that the model has now."""
     if old is None:
         return None
-    reference = next(iter(replaced.parameters() if replaced is not None else host.parameters()), None)
+    near = [*(replaced.parameters() if replaced is not None else ()), *host.parameters()]
+    reference = next(iter(near), None)
     mine = next(iter(old.parameters()), None)
     if reference is not None and mine is not None and (reference.device, reference.dtype) != (mine.device, mine.dtype):
         old.to(device=reference.device, dtype=reference.dtype)

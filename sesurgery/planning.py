@@ -77,7 +77,7 @@ def draft(
     for index, rule in enumerate(recipe.rules):
         report(f"planning rule {index + 1}", index + 1, total)
         if index and steps and steps[-1]:
-            seen = _again(seen)
+            seen = _again(seen, steps[-1])
             anatomy = dissect(seen)
         _check_stages(rule.where.stages, anatomy)
         with LOCK:
@@ -92,7 +92,7 @@ def draft(
     if not edits:
         raise nothing_matched(recipe.name, name, anatomy, skips)
     report("counting the costs", total - 1, total)
-    inserts = len(recipe.rules) == 1 and all(edit.means in INSERTED for edit in edits)
+    inserts = len(recipe.rules) == 1 and all(edit.action == "insert" and edit.means in INSERTED for edit in edits)
     after = _after_inserts(seen, before, edits) if inserts else _cost_after(seen, model, steps)
     plan = Plan(
         model=name,
@@ -123,7 +123,7 @@ def replay(
     steps: list[tuple[Action, ...]] = []
     for index, group in enumerate(_by_step(plan.edits)):
         if index:
-            seen = _again(seen)
+            seen = _again(seen, steps[-1])
         kinds = {edit.action for edit in group}
         if len(kinds) != 1 or not kinds <= KINDS.keys():
             raise StalePlanError(f"a step of the plan has the actions {sorted(kinds)}", remedy="plan again")
@@ -156,8 +156,13 @@ def _silent(step: str, done: int, total: int) -> None:
     return None
 
 
-def _again(seen: Survey) -> Survey:
-    return survey(seen.twin, seen.args)
+def _again(seen: Survey, step: Sequence[Action]) -> Survey:
+    """A survey of the twin behind a step that was performed on it; a body with numbers goes along."""
+    body = seen.body
+    if body is None:
+        return survey(seen.twin, seen.args)
+    perform(body, step)
+    return survey(seen.twin, seen.args, lambda: body)
 
 
 def _at_step(edit: Edit, step: int) -> Edit:
@@ -186,7 +191,7 @@ def _cost_after(seen: Survey, model: nn.Module, steps: Sequence[Sequence[Action]
     body = seen.twin
     if seen.body is not None:
         body = copy.deepcopy(seen.body)
-        for step in steps:
+        for step in steps[-1:]:  # those before it were performed when the model was looked at again
             perform(body, step)
     return run(body, seen.args, labels=False).cost
 

@@ -15,7 +15,7 @@ from sesurgery import yaml_reader
 from sesurgery.attention import catalogue
 from sesurgery.errors import InputError, RecipeError, UnknownNameError
 from sesurgery.recipe_errors import problems_of, shown
-from sesurgery.rules import Insert, Recipe, Remove, Replace, Rewire, Rule
+from sesurgery.rules import EDITS, Insert, Recipe, Remove, Replace, Rewire, Rule
 from sesurgery.selection import check_stages_syntax
 
 __all__ = [
@@ -195,7 +195,7 @@ def _settable(action: str, edit: Mapping[str, Any]) -> frozenset[str]:
         return catalogue.entry(edit["module"]).accepted | {"name"}
     if action == "replace":
         return frozenset({"kernel", "dilation", "embed"} if {"kernel", "dilation"} & set(edit) else set(edit))
-    return frozenset({"remove": Remove, "rewire": Rewire}[action].model_fields)
+    return frozenset(EDITS[action].model_fields)
 
 
 def _modules(edits: list[tuple[str, dict[str, Any]]]) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from torch import nn
 from torch.fx import Node
 
+from .actions import Realised
 from .anatomy import Anatomy, Merge
 from .cost import parameters
-from .edits import edit_kind, fingerprint, verify
+from .edits import edit_kind, fingerprint
 from .errors import Unfit
 from .exchange import (
     Make,
@@ -20,14 +20,13 @@ from .exchange import (
     keeps_shape,
     only_place,
     places,
-    realise_children,
     wanted_facts,
 )
-from .actions import Action, Realised
-from .gates import attention_modules, gate_edit_site, realise_host, strip_host, written_gates
+from .gates import attention_modules, gate_edit_site, strip_host, written_gates
 from .layers import is_norm
 from .named import layers_of, too_few
-from .plan import Diff, Edit, Skip
+from .plan import Edit, Skip
+from .realise import realise
 from .rules import Remove, Rule
 from .survey import Survey
 from .swaps import companions
@@ -57,24 +56,7 @@ class RemoveKind:
 
     def realise(self, anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
         """Identities to set and forwards to generate."""
-        return realise_mixed(anatomy, edits)
-
-
-def realise_mixed(anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
-    """Child edits, and edits of gates written in a forward, host by host."""
-    made = realise_children(anatomy, [edit for edit in edits if edit.means == "child"])
-    actions: list[Action] = list(made.actions)
-    diffs: list[Diff] = list(made.diffs)
-    hosts: dict[str, list[Edit]] = defaultdict(list)
-    for edit in edits:
-        if edit.means == "graph":
-            verify(anatomy.survey, edit)
-            hosts[edit.host].append(edit)
-    for path, group in hosts.items():
-        more, diff = realise_host(anatomy, path, group)
-        actions += more
-        diffs.append(diff)
-    return Realised(tuple(actions), tuple(diffs))
+        return realise(anatomy, edits)
 
 
 def _attention(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Iterator[Edit]:
@@ -118,7 +100,9 @@ def _layer(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Edit:
     assert isinstance(edit, Remove)
     path = survey.paths[module]
     conv = module if rule.at.role == "conv" else None
-    found = wanted_facts(anatomy, rule, path.rpartition(".")[0] if conv is not None else path, _output(survey, module), conv)
+    found = wanted_facts(
+        anatomy, rule, path.rpartition(".")[0] if conv is not None else path, _output(survey, module), conv
+    )
     keeps_shape(survey, module)
     only_place(survey, module)
     if type(module) is nn.Identity:

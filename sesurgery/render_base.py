@@ -25,7 +25,9 @@ def make_console(file: IO[str] | None = None, *, width: int | None = None, recor
     depend on whichever terminal the pipe was started from.
     """
     stream = file or sys.stdout
-    console = Console(file=stream, width=width, record=record, highlight=False, markup=False, emoji=False)
+    # In a notebook too the text goes to the file: rich would otherwise show it line by line in outputs of its own.
+    plain = {"highlight": False, "markup": False, "emoji": False, "force_jupyter": False}
+    console = Console(file=stream, width=width, record=record, **plain)
     if width is None and not console.is_terminal:
         columns = os.environ.get("COLUMNS", "")
         console.width = int(columns) if columns.isdigit() and int(columns) > 0 else WIDTH
@@ -47,6 +49,7 @@ def render_svg(draw: Callable[[Console], None], *, title: str = "", width: int =
             highlight=False,
             markup=False,
             emoji=False,
+            force_jupyter=False,
         )
         draw(console)
         return console.export_svg(title=title)

@@ -21,7 +21,7 @@ from .gates import attention_modules, gate_edit_site, strip_host, written_gates
 from .insert import resolve
 from .named import layers_of, too_few
 from .plan import Edit, Skip
-from .remove import realise_mixed
+from .realise import realise
 from .rules import Replace, Rule
 from .selection import SiteFacts
 from .swaps import convolves, is_norm_of
@@ -49,7 +49,7 @@ class ReplaceKind:
 
     def realise(self, anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
         """Children to exchange and forwards to generate."""
-        return realise_mixed(anatomy, edits)
+        return realise(anatomy, edits)
 
 
 def _edit(rule: Rule) -> Replace:
@@ -194,7 +194,8 @@ def _check_name(edit: Replace, path: str) -> None:
 def _gate(anatomy: Anatomy, rule: Rule, gate: Merge) -> Edit:
     """A gate written in a forward: the forward is rewritten so that it calls a child instead."""
     survey, edit = anatomy.survey, _edit(rule)
-    assert edit.module is not None and gate.identity is not None
+    assert edit.module is not None
+    assert gate.identity is not None
     host, path = gate.host, survey.paths[gate.host]
     value: torch.Tensor = gate.identity.meta["val"]
     found = wanted_facts(anatomy, rule, path, value, None)
@@ -226,4 +227,3 @@ def _gate(anatomy: Anatomy, rule: Rule, gate: Merge) -> Edit:
 def _free(host: nn.Module, wanted: str) -> str:
     names = (wanted, *(f"{wanted}_{number}" for number in range(2, 1000)))
     return next(name for name in names if not hasattr(host, name))
-

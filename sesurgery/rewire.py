@@ -2,8 +2,8 @@
 
 ``to: csp``: the blocks of a stage that keep the shape (all but the first one of most stages, which halves the map or
 changes the channels) become one :class:`~sesurgery.csp.CSPStage` in the place of the first of them; identities keep the
-places of the others, so that nothing is renumbered. Where a stage changes its channels half way, each run of such blocks
-becomes one.
+places of the others, so that nothing is renumbered. Where a stage changes its channels half way,
+each run of blocks becomes one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from .axes import channel_axis
 from .csp import CSPStage
 from .edits import edit_kind
 from .errors import Unfit
-from .exchange import Make, child_edit, guarded, input_of, maker, only_place, realise_children, wanted_facts
+from .exchange import Make, child_edit, guarded, input_of, maker, only_place, wanted_facts
 from .narrow import narrowed, runs_as
 from .plan import Edit, Skip, Stage
+from .realise import realise
 from .rules import Rewire, Rule
 from .survey import Survey
 
@@ -61,7 +62,7 @@ class RewireKind:
 
     def realise(self, anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
         """The stages to put in, and the identities behind them."""
-        return realise_children(anatomy, edits)
+        return realise(anatomy, edits)
 
 
 def _runs(anatomy: Anatomy, stage: Stage) -> list[list[nn.Module]]:

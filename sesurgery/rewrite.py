@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,10 +109,10 @@ def new_forward(
         Unfit: the host takes another way while training, and the site cannot be found there.
     """
     live = _liveness(frame, base)
-    flags = tuple(flag for flag in live.flags if _can_follow(frame, base, flag, recut))
+    flags = tuple(flag for flag in live.flags if _can_follow(frame, base, flag, recut, change))
     frozen = {flag: base.reads[flag] for flag in live.flags if flag not in flags}
     first = tuple(bool(base.reads[flag]) for flag in flags)
-    bodies: dict[tuple[bool, ...], Graph] = {first: cut_graph(base.graph, cuts)}
+    bodies: dict[tuple[bool, ...], Graph] = {first: change(base.graph, cuts)}
     _make_live(bodies[first], replace(live, frozen={**live.frozen, **frozen}), frame)
     for choice in itertools.product((False, True), repeat=len(flags)):
         if choice not in bodies:
@@ -120,19 +120,21 @@ def new_forward(
             traced = trace(frame, overrides)
             if isinstance(traced, Failure):
                 raise Unfit(f"with {_spoken(overrides)} its forward cannot be traced: {traced.reason}")
-            bodies[choice] = cut_graph(traced.graph, recut(traced))
+            bodies[choice] = change(traced.graph, recut(traced))
             again = _liveness(frame, traced, overrides, skip=frozenset(live.flags))
             _make_live(bodies[choice], replace(again, frozen={**again.frozen, **frozen}), frame)
     return _assembled(bodies, flags)
 
 
-def _can_follow(frame: Frame, base: Trace, flag: str, recut: Recut) -> bool:
+def _can_follow(
+    frame: Frame, base: Trace, flag: str, recut: Recut, change: Callable[[Graph, Changes], Graph]
+) -> bool:
     """Whether the cuts can be made on the other side of a flag too. Training mode must be followed."""
     other = trace(frame, {flag: not base.reads[flag]})
     try:
         if isinstance(other, Failure):
             raise Unfit(other.reason)
-        cut_graph(other.graph, recut(other))
+        change(other.graph, recut(other))
     except Unfit:
         if flag == "training":
             raise
@@ -298,8 +300,8 @@ def _renamed(source: str, suffix: str) -> str:
     return re.sub(r"^def forward", f"def forward_{suffix}", source.strip("\n"), flags=re.MULTILINE)
 
 
-def _argument_names(graph: Graph) -> Iterator[str]:
-    return (str(node.target) for node in graph.nodes if node.op == "placeholder")
+def _argument_names(graph: Graph) -> list[str]:
+    return [str(node.target) for node in graph.nodes if node.op == "placeholder"]
 
 
 def _spoken(overrides: Mapping[str, Any]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Optional
 
 from pydantic import (
     BaseModel,
@@ -15,8 +15,10 @@ from pydantic import (
     PlainValidator,
     ValidationError,
     WithJsonSchema,
+    create_model,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sesurgery.attention import catalogue
@@ -25,11 +27,15 @@ from sesurgery.conditions import Where, as_value_error, says
 from sesurgery.errors import InputError, either, nearest
 from sesurgery.phrases import ORDINALS, SHIPPED, At, parse_at, phrase_names
 
-ACTIONS = ("insert", "replace", "remove", "rewire")
+ACTIONS = ["insert", "replace", "remove", "rewire"]
 CHANGES = ("kernel", "dilation", "activation", "norm", "module")
 NORMS = ("batch", "group", "layer", "instance")
 # Which phrases an action may name, by role.
-_ROLES = {"insert": ("place",), "remove": ("conv", "attention", "activation", "norm"), "rewire": ("stage",)}
+_ROLES: dict[str, tuple[str, ...]] = {
+    "insert": ("place",),
+    "remove": ("conv", "attention", "activation", "norm"),
+    "rewire": ("stage",),
+}
 _TARGETS = {"module": ("attention", "conv"), "activation": ("activation",), "norm": ("norm",)}
 
 
@@ -151,6 +157,9 @@ class Rewire(_Model):
     )
 
 
+EDITS: dict[str, type[BaseModel]] = {"insert": Insert, "replace": Replace, "remove": Remove, "rewire": Rewire}
+
+
 class Rule(_Model):
     """One sentence: do this, at that place, where these conditions hold."""
 
@@ -209,6 +218,28 @@ class Recipe(_Model):
     when: str = Field(default="", max_length=1000, description="When to use it.")
     source: str = Field(default="", max_length=500, description="The paper or code it comes from.")
     rules: tuple[Rule, ...] = Field(min_length=1, max_length=100)
+
+
+def action(name: str, roles: Iterable[str], **keys: Any) -> None:
+    """Let rules say ``name: {...}``, for an edit kind of one's own.
+
+    Args:
+        name: the ``action`` of the edit kind.
+        roles: what ``at:`` may name with it: ``place``, ``conv``, ``attention``, ``activation``, ``norm``, ``stage``.
+        **keys: what may stand in the braces, each as ``(type, default)``.
+
+    Raises:
+        InputError: the name is taken.
+    """
+    if name in Rule.model_fields:
+        raise InputError(f'the key "{name}" of a rule is already there', remedy="choose another name")
+    model = create_model(name.title(), __base__=_Model, **keys)
+    ACTIONS.append(name)
+    EDITS[name] = model
+    _ROLES[name] = tuple(roles)
+    Rule.model_fields[name] = FieldInfo(annotation=Optional[model], default=None)  # type: ignore[arg-type]
+    for outer in (Rule, Recipe):
+        outer.model_rebuild(force=True)
 
 
 def action_problem(given: list[str]) -> str | None:

@@ -7,8 +7,9 @@ projection might go is no place for a gate). A node that takes a socket needs no
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 from torch.fx import Node
@@ -57,23 +58,27 @@ def empty_sockets(survey: Survey, host: nn.Module) -> Iterator[tuple[str, Trace,
 def _probed(survey: Survey, host: nn.Module, name: str) -> tuple[Trace, Node] | None:
     frame = survey.frame(host)
     assert frame is not None
-    registered = name in host._modules
-    before = dict(host.__dict__), dict(host._modules)
-    try:
-        host.__dict__.pop(name, None)
-        host._modules[name] = _Probe()
+    with filled(host, (name,)):
         traced = trace(frame)
-    finally:
-        if not registered:
-            del host._modules[name]
-            host.__dict__[name] = before[0][name]
-        else:
-            host._modules.clear()
-            host._modules.update(before[1])
     if not isinstance(traced, Trace):
         return None
     calls = [node for node in traced.graph.nodes if node.op == "call_module" and node.target == name]
     return (traced, calls[0]) if len(calls) == 1 and len(calls[0].args) == 1 else None
+
+
+@contextlib.contextmanager
+def filled(host: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """A host whose sockets of these names hold something for a while, so that its forward calls them."""
+    fields, children = dict(host.__dict__), dict(host._modules)
+    try:
+        for name in names:
+            host.__dict__.pop(name, None)
+            host._modules[name] = _Probe()
+        yield
+    finally:
+        host.__dict__.update(fields)
+        host._modules.clear()
+        host._modules.update(children)
 
 
 def _at_site(site: Site, traced: Trace, call: Node) -> bool:

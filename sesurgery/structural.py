@@ -1,7 +1,7 @@
-"""The edits ``replace``, ``remove`` and ``rewire``: importing this registers them."""
+"""The edits ``replace``, ``remove`` and ``rewire``, and those of one's own: importing this registers them."""
 
 from __future__ import annotations
 
-from . import remove, replace, rewire
+from . import layer_kind, remove, replace, rewire
 
-__all__ = ["remove", "replace", "rewire"]
+__all__ = ["layer_kind", "remove", "replace", "rewire"]

@@ -106,6 +106,17 @@ class Survey:
                     found.setdefault(host.get_submodule(str(node.target)), (host, traced, node))
         return found
 
+    @functools.cached_property
+    def frames(self) -> dict[nn.Module, list[Frame]]:
+        """Every recorded call of every module, in order."""
+        found: dict[nn.Module, list[Frame]] = {}
+        pending = [self.probe.root]
+        while pending:
+            frame = pending.pop()
+            found.setdefault(frame.module, []).append(frame)
+            pending.extend(reversed(frame.children))
+        return found
+
     def untraced(self) -> tuple[Untraced, ...]:
         """The modules that could not be traced, and why."""
         failures = ((module, self.trace(module)) for module in self.probe.frames)

@@ -45,9 +45,8 @@ def _norm(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn
     for name in ("weight", "bias"):
         mine, theirs = getattr(new, name, None), getattr(old, name, None)
         if isinstance(mine, nn.Parameter) and isinstance(theirs, torch.Tensor) and mine.shape == theirs.shape:
-            with torch.no_grad():
-                mine.data = theirs.detach().clone().to(mine.dtype)
-                mine.requires_grad_(theirs.requires_grad or not isinstance(theirs, nn.Parameter))
+            trains = theirs.requires_grad or not isinstance(theirs, nn.Parameter)
+            setattr(new, name, nn.Parameter(theirs.detach().clone(), requires_grad=trains))
     return _with_companions(new, old)
 
 
@@ -113,7 +112,7 @@ def convolves(module: str) -> bool:
 def _selective(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
     """timm's SelectiveKernel with the convolution's widths, groups and stride, its weights in the path they fit."""
     assert isinstance(old, nn.Conv2d)
-    settings = {**attention.entry("sk").defaults, "groups": old.groups, **options["settings"]}
+    settings: dict[str, Any] = {**attention.entry("sk").defaults, "groups": old.groups, **options["settings"]}
     if settings.get("init", "paper") != "paper":
         raise Unfit("a selective kernel in a convolution's place cannot start as the identity")
     new = SelectiveKernel(
@@ -129,9 +128,9 @@ def _selective(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) 
         split_input=settings["split_input"],
         act_layer=act_class(settings["act"], settings.get("act_slope")),  # type: ignore[arg-type]
     )
-    for path in new.paths:
-        conv = path.conv
-        if conv.weight.shape == old.weight.shape and conv.dilation == old.dilation and not conv.weight.is_meta:
-            conv.weight.data = old.weight.detach().clone()
+    convs: list[Any] = [path.conv for path in new.paths]
+    for conv in convs:
+        if conv.weight.shape == old.weight.shape and conv.dilation == old.dilation:
+            conv.weight = nn.Parameter(old.weight.detach().clone(), requires_grad=old.weight.requires_grad)
             break
     return new

@@ -129,6 +129,7 @@ class _Tracer(torch.fx.Tracer):
         self.live = live
         self.bound: dict[str, Any] = {}
         self.evaluating = False
+        self.thread = threading.get_ident()  # torch.fx catches the calls of every thread; only ours are meant
         self.recorded: dict[int, deque[Any]] = {}
         for child in frame.children:
             self.recorded.setdefault(id(child.module), deque()).append(child.output)
@@ -137,12 +138,12 @@ class _Tracer(torch.fx.Tracer):
         return True
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if self.evaluating:
+        if self.evaluating or threading.get_ident() != self.thread:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if self.evaluating:
+        if self.evaluating or threading.get_ident() != self.thread:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
@@ -229,8 +230,7 @@ class _Tracer(torch.fx.Tracer):
             queue = self.recorded.get(id(self.root.get_submodule(str(node.target))))
             if queue:
                 return queue.popleft()
-        args = torch.fx.node.map_arg(node.args, lambda n: n.meta["val"])
-        kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: n.meta["val"])
+        args, kwargs = _values(node.args), _values(node.kwargs)
         self.evaluating = True
         try:
             with torch.no_grad(), torch.device("meta"), CountingMode():
@@ -281,13 +281,16 @@ class _ValueProxy(torch.fx.Proxy):
                 return value.ndim
             if name == "dim":
                 return lambda: value.ndim
-            if not callable(getattr(value, name, len)):
-                return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-        if isinstance(value, dict) and name in ("items", "keys", "values"):
+        if value is not None and not callable(getattr(value, name, len)):
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        if isinstance(value, dict) and name in ("items", "values"):
             pairs = [(key, self[key]) for key in value]
-            views = {"items": pairs, "keys": [key for key, _ in pairs], "values": [item for _, item in pairs]}
-            return lambda: views[name]
+            return lambda: pairs if name == "items" else [item for _, item in pairs]
         return super().__getattr__(name)
+
+    def keys(self) -> Any:
+        value = self.node.meta.get("val")
+        return list(value) if isinstance(value, dict) else super().keys()
 
     def __int__(self) -> int:
         return self.tracer.fixed_number(self, int)
@@ -310,6 +313,22 @@ class _ValueProxy(torch.fx.Proxy):
         if isinstance(value, (list, tuple, dict)):
             return len(value)
         return super().__len__()
+
+
+def _values(arguments: Any) -> Any:
+    """Arguments of a node with every node in them as the value it had, in plain lists and dicts."""
+    if isinstance(arguments, torch.fx.Node):
+        return arguments.meta["val"]
+    if isinstance(arguments, tuple):
+        items = [_values(item) for item in arguments]
+        return type(arguments)(*items) if hasattr(arguments, "_fields") else tuple(items)
+    if isinstance(arguments, list):
+        return [_values(item) for item in arguments]
+    if isinstance(arguments, dict):
+        return {key: _values(item) for key, item in arguments.items()}
+    if isinstance(arguments, slice):
+        return slice(_values(arguments.start), _values(arguments.stop), _values(arguments.step))
+    return arguments
 
 
 def _unpacked(proxy: torch.fx.Proxy, value: Any) -> Any:

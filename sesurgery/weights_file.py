@@ -67,4 +67,4 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def _raw(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import timm
 import torch
 import torchvision
+from timm.models import regnet
 from torch import Tensor, nn
 
 
@@ -74,26 +75,38 @@ def lively(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-_VIT = {"img_size": 64, "embed_dim": 48, "depth": 3, "num_heads": 3}
-_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (2, 2, 2), "num_heads": (1, 2, 4)}
-_timm = functools.partial(functools.partial, timm.create_model, num_classes=10)
-_tv = torchvision.models
+def _narrow_r3d() -> nn.Module:
+    """r3d_18 without its two widest stages."""
+    model = torchvision.models.video.r3d_18(num_classes=10)
+    model.layer3, model.layer4 = nn.Identity(), nn.Identity()
+    model.fc = nn.Linear(128, 10)
+    return model
 
+
+def _small_regnet() -> nn.Module:
+    return regnet.RegNet(regnet.RegNetCfg(w0=16, wa=24, wm=2.0, group_size=8, depth=6), num_classes=10)
+
+
+_RESNET = {"layers": (1, 2, 1, 2), "channels": (16, 24, 32, 48)}
+_VIT = {"img_size": 64, "embed_dim": 48, "depth": 3, "num_heads": 3}
+_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (2, 1, 2), "num_heads": (1, 2, 4)}
+_MOBILE = {"inverted_residual_setting": [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2], [6, 48, 2, 2], [6, 64, 2, 1]]}
+_DENSE = {"growth_rate": 8, "block_config": (2, 3, 2), "num_init_features": 16, "drop_rate": 0.2}
+_timm = functools.partial(functools.partial, timm.create_model, num_classes=10)
+_tv = functools.partial(functools.partial, num_classes=10)
+
+# Narrow and shallow, but with everything that makes up the family.
 FAMILIES: dict[str, Family] = {
-    "resnet18": Family(_timm("resnet18")),
-    "resnet50": Family(_timm("resnet50")),
-    "mobilenet_v2": Family(functools.partial(_tv.mobilenet_v2, width_mult=0.35, num_classes=10)),
-    "efficientnet_b0": Family(_timm("efficientnet_b0")),
-    "regnet": Family(_timm("regnetx_002")),
+    "resnet18": Family(_timm("resnet18", **_RESNET)),
+    "resnet50": Family(_timm("resnet50", **_RESNET)),
+    "mobilenet_v2": Family(_tv(torchvision.models.mobilenet_v2, **_MOBILE)),
+    "efficientnet_b0": Family(_timm("tinynet_e")),
+    "regnet": Family(_small_regnet),
     "convnext": Family(_timm("convnext_atto", depths=(1, 2, 2, 1), dims=(16, 32, 64, 96), drop_path_rate=0.1)),
     "vit": Family(_timm("vit_tiny_patch16_224", **_VIT)),
     "swin": Family(_timm("swin_tiny_patch4_window7_224", **_SWIN)),
-    "densenet": Family(
-        functools.partial(
-            _tv.DenseNet, growth_rate=8, block_config=(2, 3, 2), num_init_features=16, drop_rate=0.2, num_classes=10
-        )
-    ),
-    "shufflenet": Family(functools.partial(_tv.shufflenet_v2_x0_5, num_classes=10)),
-    "r3d_18": Family(functools.partial(_tv.video.r3d_18, num_classes=10), (1, 3, 4, 32, 32)),
+    "densenet": Family(_tv(torchvision.models.DenseNet, **_DENSE)),
+    "shufflenet": Family(_tv(torchvision.models.ShuffleNetV2, [2, 3, 2], [16, 32, 48, 64, 128])),
+    "r3d_18": Family(_narrow_r3d, (1, 3, 4, 32, 32)),
     "branching": Family(Branching, (2, 3, 16, 16)),
 }

@@ -32,8 +32,9 @@ OPERATES: dict[str, frozenset[str]] = {
     for family, names in {
         "resnet18": f"{_RESIDUAL} {_INSIDE} effective-se",
         "resnet50": f"{_RESIDUAL} {_INSIDE} effective-se",
-        "mobilenet_v2": f"{_RESIDUAL} {_INSIDE} effective-se mbconv mobilenetv3-end plain pp-lcnet",
-        "efficientnet_b0": f"{_RESIDUAL} {_INSIDE} effective-se mbconv mobilenetv3 mobilenetv3-end plain pp-lcnet",
+        "mobilenet_v2": f"{_RESIDUAL} {_INSIDE} effective-se mbconv mobilenetv3 mobilenetv3-end plain pp-lcnet",
+        # It has SE behind its depthwise convolutions already.
+        "efficientnet_b0": f"{_RESIDUAL} effective-se mobilenetv3-end plain yolov5-c3",
         "regnet": f"{_RESIDUAL} {_INSIDE} effective-se",
         "convnext": f"{_RESIDUAL} {_INSIDE} effective-se mbconv mobilenetv3-end pp-lcnet",
         "vit": _RESIDUAL,

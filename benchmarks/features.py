@@ -1,0 +1,244 @@
+"""What people do with a model after they have it: each a function that raises where a model cannot take part.
+
+A feature is given a family and a model of it, operated or not, and checks numbers, not only that nothing is raised.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import timm
+import torch
+import torch.fx
+from families import Family
+from timm.utils import ModelEmaV3
+from torch import nn
+
+import sesurgery
+
+Feature = Callable[[Family, nn.Module], None]
+FEATURES: dict[str, Feature] = {}
+
+
+class NotApplicableError(Exception):
+    """The library offers no such thing for this model."""
+
+
+def feature(name: str) -> Callable[[Feature], Feature]:
+    """Register a check under the title of its column."""
+
+    def register(function: Feature) -> Feature:
+        FEATURES[name] = function
+        return function
+
+    return register
+
+
+def operate(family: Family, model: nn.Module | None = None, **options: Any) -> nn.Module:
+    """A fresh model of a family (or a copy of ``model``) with the recipe that fits."""
+    given = family.create() if model is None else copy.deepcopy(model)
+    return sesurgery.apply(given, family.recipe, inplace=True, input_size=family.size, **options).model
+
+
+def outputs(value: Any) -> list[torch.Tensor]:
+    """The tensors in a model's output, in order."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def same(found: Any, wanted: Any, tolerance: float = 1e-4) -> None:
+    """Raise unless the tensors are equal up to ``tolerance`` of the largest of them."""
+    ours, theirs = outputs(found), outputs(wanted)
+    assert len(ours) == len(theirs) > 0, f"{len(ours)} outputs instead of {len(theirs)}"
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.shape == two.shape, f"shape {tuple(one.shape)} instead of {tuple(two.shape)}"
+        distance = (one.double() - two.double()).abs().max().item()
+        assert distance <= tolerance * max(1.0, two.abs().max().item()), f"the output differs by {distance:.2g}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out the libraries' own warnings (deprecations of jit and ao, traced sizes)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@feature("torch.compile")
+def compiled(family: Family, model: nn.Module) -> None:
+    """fullgraph=True on backend aot_eager: dynamo, AOT autograd and decompositions, without a compiler's time."""
+    image = family.image()
+    torch._dynamo.reset()
+    with torch.no_grad(), quiet():
+        same(torch.compile(model, fullgraph=True, backend="aot_eager")(image), model(image))
+
+
+@feature("torch.export")
+def exported(family: Family, model: nn.Module) -> None:
+    """Export, and run the exported program."""
+    image = family.image()
+    with torch.no_grad(), quiet():
+        same(torch.export.export(model, (image,)).module()(image), model(image))
+
+
+@feature("torch.jit.trace")
+def jitted(family: Family, model: nn.Module) -> None:
+    """Trace, save, load and run."""
+    image = family.image()
+    with torch.no_grad(), quiet():
+        traced = torch.jit.trace(model, image, strict=False, check_trace=False)
+        same(traced(image), model(image))
+
+
+@feature("ONNX")
+def onnx(family: Family, model: nn.Module) -> None:
+    """Export with torch.onnx (dynamo) and compare the numbers that onnxruntime gives."""
+    import onnxruntime
+
+    image = family.image()
+    file = io.BytesIO()
+    with torch.no_grad(), quiet():
+        program = torch.onnx.export(model, (image,), dynamo=True, verbose=False)
+        assert program is not None
+        program.save(file)
+        session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+        found = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        same([torch.from_numpy(array) for array in found], outputs(model(image)), 1e-3)
+
+
+@feature("channels_last")
+def channels_last(family: Family, model: nn.Module) -> None:
+    """Weights and input in channels_last (channels_last_3d for video)."""
+    image = family.image()
+    layout = torch.channels_last if image.ndim == 4 else torch.channels_last_3d
+    with torch.no_grad():
+        wanted = model(image)
+        other = copy.deepcopy(model).to(memory_format=layout)  # type: ignore[call-overload]
+        same(other(image.to(memory_format=layout)), wanted, 1e-3)
+
+
+@feature("autocast")
+def autocast(family: Family, model: nn.Module) -> None:
+    """bfloat16 on CPU, forward and backward."""
+    image = family.image()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = outputs(model.train()(image))
+        loss = sum(output.float().square().mean() for output in found)
+    loss.backward()
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    assert gradients, "no gradient"
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients), "a gradient is not finite"
+
+
+@feature("checkpointing")
+def checkpointing(family: Family, model: nn.Module) -> None:
+    """timm's set_grad_checkpointing (torch.utils.checkpoint around the model elsewhere) leaves the gradients alone."""
+    image = family.image()
+    wanted = _gradients(model, lambda: model(image))
+    if hasattr(model, "set_grad_checkpointing"):
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+        found = _gradients(model, lambda: model(image))
+    else:
+        found = _gradients(model, lambda: torch.utils.checkpoint.checkpoint(model, image, use_reentrant=False))
+    assert found.keys() == wanted.keys(), "other weights have a gradient"
+    same(list(found.values()), list(wanted.values()), 1e-3)
+
+
+def _gradients(model: nn.Module, run: Callable[[], Any]) -> dict[str, torch.Tensor]:
+    model.train()
+    saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.zero_grad()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        loss = sum(output.square().mean() for output in outputs(run()))
+        loss.backward()
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(saved[name])
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+@feature("features_only")
+def features_only(family: Family, model: nn.Module) -> None:
+    """timm's features_only model, operated: with identity init it gives the original's features bit for bit."""
+    if not family.reference.startswith("timm:"):
+        raise NotApplicableError("timm only")
+    args = {key: value for key, value in family.args.items() if key != "num_classes"}
+    torch.manual_seed(0)
+    plain = timm.create_model(family.reference.partition(":")[2], features_only=True, **args).eval()
+    body = plain
+    if _is_operated(model):
+        body = operate(family, plain, init="identity")
+    with torch.no_grad():
+        same(body(family.image()), plain(family.image()), 0.0)
+
+
+@feature("forward_intermediates")
+def intermediates(family: Family, model: nn.Module) -> None:
+    """The features that forward_intermediates gives are those of the operated network: the last leads to its output."""
+    if not hasattr(model, "forward_intermediates"):
+        raise NotApplicableError("timm only")
+    image = family.image()
+    with torch.no_grad():
+        final, found = model.forward_intermediates(image)  # type: ignore[operator]
+        same(model.forward_head(final), model(image))  # type: ignore[operator]
+        assert len(found) > 0
+        if _is_operated(model):
+            plain = sesurgery.revert(copy.deepcopy(model))
+            theirs = plain.forward_intermediates(image)[1]  # type: ignore[operator]
+            assert [tuple(one.shape) for one in found] == [tuple(one.shape) for one in theirs]
+            assert not all(torch.equal(one, two) for one, two in zip(found, theirs, strict=True)), "no feature changed"
+
+
+def _is_operated(model: nn.Module) -> bool:
+    return "_sesurgery_history" in model.__dict__
+
+
+@feature("EMA")
+def ema(family: Family, model: nn.Module) -> None:
+    """timm's ModelEmaV3: a deep copy that follows the weights."""
+    image = family.image()
+    average = ModelEmaV3(model, decay=0.0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.01)
+        average.update(model)
+        assert model.state_dict().keys() == average.module.state_dict().keys()
+        same(average.module(image), model.eval()(image), 0.0)
+
+
+@feature("torch.save")
+def saved(family: Family, model: nn.Module) -> None:
+    """The whole module through torch.save and torch.load."""
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    other = torch.load(file, weights_only=False)
+    with torch.no_grad():
+        same(other(family.image()), model(family.image()), 0.0)
+
+
+@feature("FX re-trace")
+def retraced(family: Family, model: nn.Module) -> None:
+    """torch.fx.symbolic_trace of the whole model."""
+    image = family.image()
+    with torch.no_grad():
+        same(torch.fx.symbolic_trace(model)(image), model(image))
+
+
+@feature("fake-quant")
+def fake_quantized(family: Family, model: nn.Module) -> None:
+    """torch.ao's FX quantisation-aware training: prepared, calibrated and run with fake-quantisation."""
+    from torch.ao.quantization import get_default_qat_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import prepare_qat_fx
+
+    image = family.image()
+    with quiet():
+        prepared = prepare_qat_fx(model.train(), get_default_qat_qconfig_mapping("x86"), (image,))
+        found = outputs(prepared(image))
+    assert found
+    assert all(bool(output.isfinite().all()) for output in found), "an output is not finite"

@@ -1,0 +1,387 @@
+"""What the trace of a forward shows: merges and their branches, gates, constants, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networks
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sesurgery
+from sesurgery.anatomy import Anatomy, dissect
+from sesurgery.survey import survey
+from sesurgery.trace import Failure, Trace
+
+
+def conv(width: int = 8, kernel: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(width, width, kernel, padding=kernel // 2)
+
+
+class Block(nn.Module):
+    """Two convolutions, and whatever else a block needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = conv(), conv()
+        self.norm = nn.BatchNorm2d(8)
+        self.project = conv(kernel=1)
+        self.drop = nn.Dropout(0.1)
+        self.gamma = nn.Parameter(torch.full((8, 1, 1), 0.5))
+        self.alpha = 0.5
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.conv2(torch.relu(self.conv1(x)))
+
+
+class Plain(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x)
+
+
+class Swapped(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) + x
+
+
+class InPlace(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        y += x
+        return y
+
+
+class Method(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x).add_(x)
+
+
+class Function(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.branch(x))
+
+
+class Projected(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.project(x)) + self.branch(x)
+
+
+class PostNorm(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.branch(x))
+
+
+class PreActivation(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(torch.relu(self.norm(x)))
+
+
+class Scaled(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop(self.gamma * self.branch(x)) * self.alpha
+
+
+class Stacked(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x, self.branch(x)]).sum(0)
+
+
+class Summed(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return sum([self.branch(x), x])  # type: ignore[return-value]
+
+
+class Three(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x) + self.conv2(torch.relu(self.norm(x)))
+
+
+class Biased(Block):
+    """Adds of weights are no merges: only one side is an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) + self.gamma + 1
+
+
+class Symmetric(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv1(x) + self.conv2(x)
+
+
+class Rep(Block):
+    """RepVGG: three single layers side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv1(x) + self.project(x) + self.norm(x))
+
+
+class Squeezed(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        return x + y * torch.sigmoid(self.project(y.mean((2, 3), keepdim=True)))
+
+
+class Concat(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.branch(x)], 1)
+
+
+class Net(nn.Module):
+    """Two blocks of one kind between a stem and nothing."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.block = kind()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.stem(x))
+
+
+def anatomy(model: nn.Module, *args: Any) -> Anatomy:
+    return dissect(survey(model, args or (torch.randn(1, 3, 8, 8),)))
+
+
+def kinds(block: type[nn.Module]) -> list[str]:
+    seen = anatomy(Net(block))
+    return [merge.kind for merges in seen.merges.values() for merge in merges]
+
+
+@pytest.mark.parametrize(
+    ("block", "wanted"),
+    [
+        (Plain, []),
+        (Biased, []),
+        (Swapped, ["identity"]),
+        (InPlace, ["identity"]),
+        (Method, ["identity"]),
+        (Function, ["identity"]),
+        (Projected, ["projected"]),
+        (PostNorm, ["identity"]),
+        (PreActivation, ["identity"]),
+        (Scaled, ["identity"]),
+        (Stacked, ["identity"]),
+        (Summed, ["identity"]),
+        (Three, ["identity", "identity"]),
+        (Symmetric, ["symmetric"]),
+        (Rep, ["symmetric", "symmetric"]),
+        (Squeezed, ["identity", "gate"]),
+        (Concat, ["concat"]),
+        (networks.Residual, None),
+    ],
+)
+def test_kinds_of_merges(block: type[nn.Module], wanted: list[str] | None) -> None:
+    if wanted is None:
+        block, wanted = lambda: networks.Residual(8), ["identity"]  # type: ignore[assignment]
+    assert kinds(block) == wanted
+
+
+@pytest.mark.parametrize("block", [Swapped, InPlace, Method, Function, PostNorm, PreActivation, Stacked])
+def test_identity_is_found_by_dataflow(block: type[nn.Module]) -> None:
+    seen = anatomy(Net(block))
+    (merge,) = (merge for merges in seen.merges.values() for merge in merges)
+    assert merge.identity is merge.fork
+    assert merge.fork is not None
+    assert merge.fork.op == "placeholder"
+    assert [str(end.target) for end in merge.branches] == ["conv2"]
+
+
+def traced(module: nn.Module, *args: Any, **kwargs: Any) -> Trace | Failure:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, *given: Any) -> Any:
+            return self.inner(*given, **kwargs)
+
+    seen = survey(Outer(), args)
+    found = seen.trace(seen.module("inner"))
+    assert found is not None
+    return found
+
+
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, pre_logits: bool = False, scale: float = 2.0) -> Tensor:
+        x = self.fc1(x) * scale
+        return x if pre_logits else self.fc2(x)
+
+
+def test_defaults_are_bound() -> None:
+    found = traced(Head(), torch.randn(1, 8))
+    assert isinstance(found, Trace)
+    assert found.bound == {"pre_logits": False, "scale": 2.0}
+    given = traced(Head(), torch.randn(1, 8), pre_logits=True)
+    assert isinstance(given, Trace)
+    assert given.bound == {"pre_logits": True, "scale": 2.0}
+    assert [node.target for node in given.graph.nodes if node.op == "call_module"] == ["fc1"]
+
+
+class Containers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([conv(), conv()])
+
+    def forward(self, maps: list[Tensor], named: dict[str, Tensor]) -> dict[str, Tensor]:
+        maps = [layer(value) for layer, value in zip(self.convs, maps, strict=True)]
+        maps[0] = maps[0] + named["low"]
+        return {name: value + maps[1] for name, value in [("sum", maps[0])]} | {"high": named["high"]}
+
+
+def test_lists_and_dicts_as_arguments() -> None:
+    maps = [torch.randn(1, 8, 4, 4) for _ in range(4)]
+    found = traced(Containers(), maps[:2], {"low": maps[2], "high": maps[3]})
+    assert isinstance(found, Trace)
+    model = nn.Module()
+    model.convs = Containers().convs
+    program = torch.fx.GraphModule(model, found.graph)
+    original = Containers()
+    original.convs = model.convs
+    ours = program(maps[:2], {"low": maps[2], "high": maps[3]})
+    theirs = original(maps[:2], {"low": maps[2], "high": maps[3]})
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+class Appending(nn.Module):
+    """A caller that goes on filling the list it has passed: the record must not grow with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Take(8), Take(16), Take(24)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for layer in self.layers:
+            features.append(layer(features))
+        return torch.cat(features, 1)
+
+
+class Take(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, 8, 3, padding=1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        return self.conv(torch.cat(maps, 1))
+
+
+def test_list_that_grows_behind_a_call() -> None:
+    seen = survey(Appending(), (torch.randn(1, 8, 4, 4),))
+    lengths = [len(seen.probe.frames[layer].args[0]) for layer in seen.twin.layers]
+    assert lengths == [1, 2, 3]
+    assert all(isinstance(seen.trace(layer), Trace) for layer in seen.twin.layers)
+
+
+class Embedded(nn.Module):
+    """Adds of a position embedding and of a mask are no merges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(6, 8), nn.LayerNorm(8)
+        self.position = nn.Parameter(torch.randn(1, 5, 8))
+        self.register_buffer("mask", torch.zeros(1, 5, 5))
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x) + self.position
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        weights = (q @ k.transpose(1, 2) + self.mask + torch.zeros_like(self.mask)).softmax(-1)
+        return x + self.out(weights @ v)
+
+
+def test_mask_and_position_embedding_are_no_merges() -> None:
+    seen = anatomy(Embedded(), torch.randn(1, 5, 6))
+    (merges,) = seen.merges.values()
+    assert [(merge.op, merge.kind) for merge in merges] == [("add", "identity")]
+    axis = merges[0].node.meta["val"]
+    assert axis.shape == (1, 5, 8)
+
+
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv(), conv()
+        self.third = conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y = y + self.third(torch.relu(self.second(y)))
+        return x + y
+
+
+def test_nested_residuals_have_their_own_forks() -> None:
+    seen = anatomy(Net(Nested))
+    (inner, outer) = next(iter(seen.merges.values()))
+    assert (inner.kind, outer.kind) == ("identity", "identity")
+    assert inner.fork is not None
+    assert inner.fork.target == "first"
+    assert outer.fork is not None
+    assert outer.fork.op == "placeholder"
+    assert outer.branches == (inner.node,)
+
+
+class Parallel(nn.Module):
+    """``x + attention(norm(x)) + mlp(norm(x))``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attn, self.mlp = nn.BatchNorm2d(8), conv(), conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return x + self.attn(y) + self.mlp(y)
+
+
+def test_parallel_branches_share_one_identity() -> None:
+    plan = sesurgery.plan(Net(Parallel), "standard", example_input=torch.randn(1, 3, 8, 8))
+    assert sorted(edit.site["value"] for edit in plan.edits) == ["attn", "mlp"]
+    assert len({edit.path for edit in plan.edits}) == 2
+
+
+def test_rep_blocks_have_no_identity() -> None:
+    with pytest.raises(sesurgery.NothingMatchedError, match="none is the identity"):
+        sesurgery.plan(Net(Rep), "standard", example_input=torch.randn(1, 3, 8, 8))
+
+
+class Folded(nn.Module):
+    """A residual over a view in which channels and places are mixed: no axis holds the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Bilinear(4, 4, 4)
+        self.weight = nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.transpose(1, 2).reshape(x.shape[0], 16, -1)
+        return y + torch.einsum("ij,njk->nik", self.weight, y)
+
+
+def test_unknown_channel_axis_is_refused() -> None:
+    with pytest.raises(sesurgery.NothingMatchedError, match="channels cannot be derived"):
+        sesurgery.plan(Net(Folded), "standard", example_input=torch.randn(1, 3, 8, 8))
+
+
+class Untraceable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = networks.Residual(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.block(x)
+        return y if float(y.sum()) > 0 else -y
+
+
+def test_untraceable_host_says_where_and_hides_nothing() -> None:
+    seen = sesurgery.inspect(Net(Untraceable), example_input=torch.randn(1, 3, 8, 8))
+    (one,) = seen.untraced
+    assert (one.path, one.cls) == ("block", "Untraceable")
+    assert "test_trace.py" in one.reason
+    assert "y.sum()" in one.reason
+    plan = sesurgery.plan(Net(Untraceable), "standard", example_input=torch.randn(1, 3, 8, 8))
+    assert [edit.path for edit in plan.edits] == ["block.block.se"]
