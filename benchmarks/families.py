@@ -38,7 +38,7 @@ class Family:
     def create(self) -> nn.Module:
         """The model with fresh, seeded weights, in eval mode.
 
-        Vectors are random too: a fresh network ends its branches in zeros, and what goes on there would not show.
+        Nothing in it is constant: a fresh network ends its branches in zeros, and what goes on there would not show.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -49,6 +49,8 @@ class Family:
                 if tensor.ndim <= 1 and tensor.is_floating_point():
                     positive = name.endswith(("weight", "running_var", "gain", "gamma"))
                     tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + (0.75 if positive else -0.25))
+                elif tensor.is_floating_point() and not tensor.any():
+                    tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.02)
         return model
 
     def image(self, batch: int = 2) -> torch.Tensor:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import argparse
 import collections
+import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import NoReturn
 
 import torch
 from reliability import write_section
@@ -40,16 +40,14 @@ def fill(model: nn.Module, value: float) -> None:
                 tensor.fill_(value)
 
 
-def child(folder: Path, number: int) -> None:
+def saver(models: Sequence[nn.Module], folder: Path, number: int, say: int) -> NoReturn:
     """Save, over and over, models that are each filled with the number of the save; say when one begins and ends."""
-    torch.set_num_threads(1)
-    models = [sesurgery.apply(MODEL, recipe).model for recipe in RECIPES]
     while True:
         model = models[number % len(models)]
         fill(model, number)
-        print(f"begin {number}", flush=True)
+        os.write(say, f"begin {number}\n".encode())
         sesurgery.save(model, folder)
-        print(f"end {number}", flush=True)
+        os.write(say, f"end {number}\n".encode())
         number += 1
 
 
@@ -58,12 +56,13 @@ def run(kills: int, seed: int) -> collections.Counter[str]:
     draw = random.Random(seed)
     found: collections.Counter[str] = collections.Counter()
     before: int | None = None
+    models = [sesurgery.apply(MODEL, recipe).model for recipe in RECIPES]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "a"
         for kill in range(kills):
-            begun, ended = _kill_one(folder, 1 + kill * 10_000, draw)
-            before = before if begun == 1 + kill * 10_000 else begun - 1
-            names, before = _judge(folder, before, begun, ended, build=kill % 5 == 0)
+            first = 1 + kill * 10_000
+            begun, ended = _kill_one(models, folder, first, draw)
+            names, before = _judge(folder, before if begun == first else begun - 1, begun, ended, build=kill % 5 == 0)
             found.update(names)
             if kill % 7 == 6:  # a first save is killed now and then as well
                 shutil.rmtree(folder, ignore_errors=True)
@@ -71,25 +70,36 @@ def run(kills: int, seed: int) -> collections.Counter[str]:
     return found
 
 
-def _kill_one(folder: Path, start: int, draw: random.Random) -> tuple[int, int]:
+def _kill_one(models: Sequence[nn.Module], folder: Path, first: int, draw: random.Random) -> tuple[int, int]:
     """Start a saver, kill it, and return the numbers of the last save that began and of the last that ended."""
-    words = [sys.executable, __file__, "--child", str(folder), "--start", str(start)]
-    saver = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    assert saver.stdout is not None
-    for _ in range(1 + 2 * draw.randrange(4)):
-        line = saver.stdout.readline()
-        assert line, "the saver failed"
-    time.sleep(draw.random() * 0.02)
-    saver.send_signal(signal.SIGKILL)
-    begun, ended = _last(saver.stdout, *_numbers(line, start))
-    saver.wait()
-    saver.stdout.close()
+    ear, mouth = os.pipe()
+    # Forked, not started anew: a process that imports torch first would take seconds.
+    child = os.fork()
+    if not child:
+        try:
+            saver(models, folder, first, mouth)
+        finally:
+            os._exit(1)
+    os.close(mouth)
+    with os.fdopen(ear) as stream:
+        begun, ended = first, first - 1
+        start = time.perf_counter()
+        for _ in range(2 * draw.randrange(4)):
+            begun, ended = _numbers(stream.readline())
+        # A save may take twice as long as the ones that were watched.
+        span = (time.perf_counter() - start) / max(1, ended - first + 1) or 0.03
+        time.sleep(draw.random() * 2 * min(span, 0.2))
+        os.kill(child, signal.SIGKILL)
+        for line in stream:
+            begun, ended = _numbers(line)
+    os.waitpid(child, 0)
     return begun, ended
 
 
-def _numbers(line: str, start: int) -> tuple[int, int]:
-    number = int(line.split()[1])
-    return number, number if line.startswith("end") else number - 1
+def _numbers(line: str) -> tuple[int, int]:
+    """The last save that began and the last that ended, by one line."""
+    word, number = line.split()
+    return int(number), int(number) - (word == "begin")
 
 
 def _judge(folder: Path, before: int | None, begun: int, ended: int, build: bool) -> tuple[list[str], int | None]:
@@ -115,25 +125,13 @@ def _judge(folder: Path, before: int | None, begun: int, ended: int, build: bool
     return [*names, "wrong"], None
 
 
-def _last(stream: IO[str], begun: int, ended: int) -> tuple[int, int]:
-    """The numbers of the last save that began and of the last that ended."""
-    for line in stream:
-        word, _, number = line.strip().partition(" ")
-        if number.isdigit():
-            begun, ended = (int(number), ended) if word == "begin" else (begun, int(number))
-    return begun, ended
-
-
 def main() -> int:
     """Run, print, and write docs/reliability.md; 1 where a folder was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--start", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child is not None:
-        child(options.child, options.start)
+    torch.set_num_threads(1)
     found = run(options.kills, options.seed)
     rows = ["| after the kill | times |", "|---|--:|"]
     rows += [f"| {name} | {found[name]} |" for name in _WHAT]
@@ -144,9 +142,9 @@ def main() -> int:
 
 _WHAT = ("killed inside a save", "leftovers", "old", "new", "nothing, and nothing was there", "wrong")
 _TEXT = (
-    "A process saves over an artefact again and again, weights that an operation took away coming and going, and gets SIGKILL "
-    "at a random moment; now and then the first save is hit. `load` must then give the old or the new weights, every number "
-    "of them."
+    "A process saves over an artefact again and again, weights that an operation took away coming and going, and gets "
+    "SIGKILL at a random moment; now and then the first save is hit. `load` must then give the old or the new weights, "
+    "every number of them."
 )
 
 if __name__ == "__main__":

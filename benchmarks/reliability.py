@@ -32,4 +32,5 @@ def machine() -> str:
         found = re.search(r"model name\s*: (.+)", info.read_text())
         cpu = found[1] if found else cpu
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "timm", "safetensors"))
-    return f"{os.cpu_count()} cores of {cpu}, {platform.system()} {platform.release()}, Python {platform.python_version()}, {versions}"
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores of {cpu}, {system}, {versions}"

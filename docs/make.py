@@ -1,7 +1,7 @@
 """Write what is generated of the documentation: ``python docs/make.py``.
 
 docs/recipes.md, docs/recipe-schema.json, docs/pictures/*.svg and the outputs shown in README.md come from the recipes
-and from real runs, on meta tensors. ``python docs/make.py --check`` writes nothing and names the pages that are stale.
+and from real runs, on meta tensors; the table of files in docs/architecture.md comes from the files. ``python docs/make.py --check`` writes nothing and names the pages that are stale.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ ROOT = DOCS.parent
 sys.path[:0] = [str(DOCS), str(ROOT)]
 
 import recipe_page  # noqa: E402
+from file_table import with_files  # noqa: E402
 from shown_runs import as_shown, texts_of  # noqa: E402
 
 
@@ -41,8 +42,14 @@ def readme() -> str:
     return as_shown((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
+def architecture() -> str:
+    """docs/architecture.md with its table of files as they are now."""
+    return with_files((DOCS / "architecture.md").read_text(encoding="utf-8"))
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "README.md": readme,
+    "docs/architecture.md": architecture,
     "docs/recipes.md": recipe_page.page,
     "docs/recipe-schema.json": schema,
     "docs/pictures/preview.svg": picture,

@@ -51,6 +51,14 @@ def _shufflenet(variant: str) -> Callable[[], str]:
     return read
 
 
+def _stripped(name: str) -> Callable[[], str]:
+    def read() -> str:
+        pair = next(pair for pair in _facts("native_pairs") if pair["native"] == name)
+        return f"timm's {pair['plain']}: {-pair['params']:+,} parameters"
+
+    return read
+
+
 def _native(name: str) -> Callable[[], str]:
     def read() -> str:
         pair = next(pair for pair in _facts("native_pairs") if pair["native"] == name)
@@ -73,6 +81,7 @@ EXAMPLES = (
     Example("regnety", "regnetx_002", published=_native("regnety_002")),
     Example("plain", "torchvision:vgg11_bn"),
     Example("inception", "torchvision:googlenet"),
+    Example("concat", "vovnet39a"),
     Example("pp-lcnet", "mobilenetv1_100"),
     Example("mbconv", "mobilenetv2_100"),
     Example("mobilenetv3", "mobilenetv2_100"),
@@ -86,7 +95,7 @@ EXAMPLES = (
     _rework("shufflenet-liteconv", "liteconv"),
     _rework("shufflenet-csp", "csp"),
     Example("swap-attention", "seresnet18"),
-    Example("strip-attention", "seresnet18"),
+    Example("strip-attention", "seresnet18", published=_stripped("seresnet18")),
 )
 
 HEAD = """\

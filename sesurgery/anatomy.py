@@ -170,7 +170,7 @@ class _Scales:
 
 def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, found: dict[Node, Merge]) -> Merge:
     host = scales.host
-    fork = flow.common(terms)
+    fork = next((term for term in terms if flow.leads(term, terms)), None) or flow.common(terms)
     known = isinstance(fork, Node) and isinstance(fork.meta.get("val"), torch.Tensor)
     partial = _only_user_is_sum(node)
     inner = next((term for term in terms if term in found and found[term].partial), None)

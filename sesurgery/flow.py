@@ -127,6 +127,22 @@ class Flow:
                 one = self.dominator[one]
         return one
 
+    def leads(self, term: Node, others: Iterable[Node]) -> bool:
+        """Whether every one of ``others`` is computed from ``term``, whatever else goes into it: ``x + f(x, y)``."""
+        return all(other is term or self._reaches(term, other) for other in others)
+
+    def _reaches(self, start: Node, end: Node) -> bool:
+        seen: set[Node] = set()
+        pending = [end]
+        while pending:
+            node = pending.pop()
+            if node is start:
+                return True
+            if node not in seen and self.order[node] > self.order[start]:
+                seen.add(node)
+                pending.extend(sources(node))
+        return False
+
     def between(self, fork: Node | None, end: Node) -> list[Node]:
         """The nodes on the ways from ``fork`` (left out) to ``end``, in order; none where they are the same."""
         found: set[Node] = set()

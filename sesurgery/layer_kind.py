@@ -11,9 +11,10 @@ from torch import nn
 from .actions import Realised
 from .anatomy import Anatomy
 from .edits import edit_kind
-from .exchange import MAKERS, Make, child_edit, frames_of, guarded, only_place, realise_children, wanted_facts
+from .exchange import MAKERS, Make, child_edit, frames_of, guarded, only_place, wanted_facts
 from .named import layers_of, too_few
 from .plan import Edit, Skip
+from .realise import realise
 from .rules import Rule
 
 __all__ = ["LayerKind", "edit_kind"]
@@ -48,7 +49,7 @@ class LayerKind:
 
     def realise(self, anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
         """Children to exchange."""
-        return realise_children(anatomy, edits)
+        return realise(anatomy, edits)
 
     def _made(self, options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
         return self.exchanged(options["settings"], old)

@@ -56,7 +56,8 @@ def is_norm(module: nn.Module) -> bool:
     if isinstance(module, _NORMS):
         return True
     flat = all(weight.ndim <= 1 or weight.numel() == max(weight.shape) for weight in module.parameters())
-    return "norm" in type(module).__name__.lower() and flat
+    convolves = any(isinstance(part, _CONVS) for part in module.modules())
+    return "norm" in type(module).__name__.lower() and flat and not convolves
 
 
 def is_activation_layer(module: nn.Module) -> bool:

@@ -35,9 +35,11 @@ def layers_of(anatomy: Anatomy, at: At) -> Iterator[nn.Module]:
         return
     test = _LAYERS[at.name]
     survey = anatomy.survey
+    found: list[nn.Module] = []
     for module in survey.probe.frames:
-        if not survey.paths[module] or not test(module) or hidden_in(survey, module, anatomy.attention):
+        if not survey.paths[module] or not test(module) or hidden_in(survey, module, [*anatomy.attention, *found]):
             continue
+        found.append(module)
         if not anatomy.blocks or anatomy.block_of(survey.paths[module]) is not None:
             yield module
 

@@ -69,7 +69,7 @@ def _vectors(module: nn.Module, ratio: Fraction) -> None:
     for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
         if tensor is None or tensor.numel() == 1:
             continue
-        axis = max(range(tensor.ndim), key=lambda index: tensor.shape[index])
+        axis = max(range(tensor.ndim), key=tuple(tensor.shape).__getitem__)
         if tensor.shape[axis] != tensor.numel():
             raise Unfit(f"a {type(module).__name__} holds weights ({name}) that cannot be narrowed")
         size = _scaled(tensor.numel(), ratio, f"a {type(module).__name__}")
@@ -77,7 +77,7 @@ def _vectors(module: nn.Module, ratio: Fraction) -> None:
 
 
 def _conv(conv: nn.Conv2d, ratio: Fraction) -> None:
-    weight = conv._parameters.get("weight")
+    weight: torch.Tensor | None = conv._parameters.get("weight")
     if weight is None:
         raise Unfit("a convolution's weight is computed (weight norm or another parametrisation)")
     what, out, groups = f"a {type(conv).__name__}", conv.out_channels, conv.groups

@@ -113,10 +113,11 @@ def before_residual_add(anatomy: Anatomy, at: At) -> Found:
 @_known("after residual add")
 def after_residual_add(anatomy: Anatomy, at: At) -> Found:
     """Behind the sum, and behind the activation that follows it."""
+    continued = {merge.inner for merges in anatomy.merges.values() for merge in merges}
     for merge in _residual(anatomy):
         if isinstance(merge, Skip):
             yield merge
-        elif not merge.partial:
+        elif merge.node not in continued:
             value = _follow(merge.node, merge.host, activates)
             yield Site(merge.host, value, (), "post")
 

@@ -92,8 +92,8 @@ def _at_site(site: Site, traced: Trace, call: Node) -> bool:
     between = source
     while between is not value and between is not call and between.args and drops(between, child):
         between = between.args[0]  # type: ignore[assignment]
-    if call is value:
-        return True
+    if call is value:  # then it gates for every user, and the site may be meant for some of them only
+        return not site.users or {user.name for user in value.users} <= {user.name for user in site.users}
     if between is not value or source not in (value, *_only_line(value)):
         return False
     wanted = {user.name for user in site.users}

@@ -134,21 +134,147 @@ def test_training_goes_as_before(case: Case) -> None:
         assert torch.equal(ours_buffers[name], buffer), name
 
 
-def test_node_sees_the_channels_it_was_made_for(case: Case) -> None:
-    ours = case.ours
-    calls = record(ours, {edit.path for edit in case.plan.edits}, case.family.image(1).double())
+# The residual sum takes a part of the channels, or the layer before the site gives a part of them.
+PARTS = ("rexnet", "ghostnet")
+
+
+def test_node_sees_the_true_channel_axis(case: Case) -> None:
+    """The layer with weights that ran last before a node says how many channels there are, and on which axis."""
+    model = case.ours
+    layers = ((path, module) for path, module in model.named_modules() if width(module))
+    nodes = {edit.path for edit in case.plan.edits}
+    last: list[tuple[int, nn.Module]] = []
+    seen: dict[str, tuple[int, torch.Size]] = {}
+    handles = [
+        module.register_forward_hook(lambda module, args, output: last.append((width(module), module)))
+        for path, module in layers
+        if not any(path.startswith(node + ".") for node in nodes)
+    ]
+    for node in nodes:
+
+        def note(module: nn.Module, args: tuple[torch.Tensor, ...], node: str = node) -> None:
+            seen.setdefault(node, (last[-1][0], args[0].shape))
+
+        handles.append(model.get_submodule(node).register_forward_pre_hook(note))
+    with torch.no_grad():
+        model(case.family.image(1).double())
+    for handle in handles:
+        handle.remove()
     for edit in case.plan.edits:
-        (value,) = calls[edit.path].args
-        assert tuple(value.shape) == tuple(edit.options["shape"]), edit.path
-        assert value.shape[edit.options["axis"]] == edit.channels, edit.path
-        assert edit.channels in widths(ours.get_submodule(edit.host), ours), edit.path
+        channels, shape = seen[edit.path]
+        assert list(shape) == list(edit.options["shape"]), edit.path
+        assert shape[edit.options["axis"]] == edit.channels, edit.path
+        if case.family in RESIDUAL and case.family.name not in PARTS:
+            assert edit.channels == channels, edit.path
 
 
-def widths(host: nn.Module, model: nn.Module) -> set[int]:
-    """Channels of the layers of a host: what its convolutions, linear layers and norms give."""
-    found: set[int] = set()
-    for layer in [*host.modules(), *model.modules()]:
-        for name in ("out_channels", "out_features", "num_features"):
-            found.add(getattr(layer, name, 0))
-        found.update(getattr(layer, "normalized_shape", ())[-1:])
-    return found
+def width(module: nn.Module) -> int:
+    """Channels that a convolution or a linear layer gives; 0 for other modules."""
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return module.out_channels
+    return module.out_features if isinstance(module, nn.Linear) else 0
+
+
+@dataclass(frozen=True)
+class Shut:
+    """A host whose gates let nothing through, run on what its call in the whole network was given.
+
+    Attributes:
+        before: what the host gave with its gates open.
+        live, dead: kernels and matrices that the output depends on, and those that it no longer does.
+    """
+
+    path: str
+    host: nn.Module
+    inputs: list[torch.Tensor]
+    output: torch.Tensor
+    children: list[torch.Tensor]
+    before: torch.Tensor
+    live: int
+    dead: int
+
+    def gives(self, values: list[torch.Tensor]) -> bool:
+        """Whether the output is one of ``values``, an activation of the host perhaps behind it."""
+        plain = [torch.relu, *(module for module in self.host.modules() if _is_activation(module))]
+        return any(agree(self.output, act(value.clone())) for value in values for act in [torch.clone, *plain])
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return not list(module.children()) and not list(module.parameters()) and "act" in type(module).__module__
+
+
+def agree(output: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether two activations hold the same numbers, permuted perhaps, or one of them a part of the other's channels."""
+    if output.numel() == value.numel():
+        pair = output.flatten().sort().values, value.flatten().sort().values
+    elif output.ndim == value.ndim > 2 and output.shape[2:] == value.shape[2:]:
+        channels = min(output.shape[1], value.shape[1])
+        pair = output[:, :channels], value[:, :channels]
+    else:
+        return False
+    return torch.allclose(*pair, rtol=1e-9, atol=1e-9)
+
+
+def shut(ours: nn.Module, plan: Plan, image: torch.Tensor) -> Iterator[Shut]:
+    """Close every gate, and run each host alone: its inputs are still those of the open network."""
+    paths = {edit.host for edit in plan.edits}
+    calls = record(ours, paths, image)
+    gates = {edit.path: ours.get_submodule(edit.path) for edit in plan.edits}
+    for path in gates:
+        ours.set_submodule(path, Closed())
+    try:
+        yield from (_run(path, ours.get_submodule(path), calls[path]) for path in sorted(paths))
+    finally:
+        for path, gate in gates.items():
+            ours.set_submodule(path, gate)
+
+
+def _run(path: str, host: nn.Module, call: Call) -> Shut:
+    children: list[torch.Tensor] = []
+    handles = [
+        child.register_forward_hook(lambda module, args, output: children.extend(map(torch.clone, tensors(output))))
+        for child in host.modules()
+        if child is not host and not isinstance(child, Closed)
+    ]
+    host.zero_grad()
+    inputs = tensors((call.args, call.kwargs))
+    found = tensors(host(*_copied(call.args), **_copied(call.kwargs)))
+    for handle in handles:
+        handle.remove()
+    loss = sum((output * torch.randn_like(output)).sum() for output in found)
+    if isinstance(loss, torch.Tensor) and loss.requires_grad:
+        loss.backward()
+    kernels = [weight for weight in host.parameters() if weight.ndim >= 2 and weight.numel() > max(weight.shape)]
+    live = sum(weight.grad is not None and bool(weight.grad.abs().max() > 1e-12) for weight in kernels)
+    details = ([child.detach() for child in children], tensors(call.output)[0], live, len(kernels) - live)
+    return Shut(path, host, inputs, found[0].detach(), *details)
+
+
+# Their identity is neither an input nor the output of a layer: a normalised query, a class token cut out and put back.
+FUNCTIONAL = ("EfficientAdditiveAttention", "ClassAttentionBlock")
+
+
+def test_only_the_identity_is_left_where_standard_gates_are_shut(case: Case) -> None:
+    if case.family.recipe != "standard":
+        assert case.family not in RESIDUAL
+        return
+    for found in shut(case.ours, case.plan, case.family.image().double()):
+        assert not torch.allclose(found.output, found.before), found.path
+        assert found.dead > 0, f"{found.path}: the gates shut nothing off"
+        if type(found.host).__name__ in FUNCTIONAL or found.gives(found.inputs):
+            continue
+        assert found.gives(found.children), f"{found.path}: neither its input nor a projection of it"
+        assert found.dead >= found.live, f"{found.path}: the heavier branch is left"
+
+
+@pytest.mark.parametrize("family", RESIDUAL, ids=lambda family: family.name)
+def test_only_the_branch_is_left_where_identity_gates_are_shut(family: Family) -> None:
+    case = operated(family, "identity")
+    for found in shut(case.ours, case.plan, family.image().double()):
+        assert not torch.allclose(found.output, found.before), found.path
+        assert not any(torch.equal(found.output, value) for value in found.inputs), f"{found.path}: its input is left"
+        assert found.live >= found.dead, f"{found.path}: the lighter branch is left"
+        if type(found.host).__name__ in FUNCTIONAL or found.gives(found.children):
+            continue
+        differences = [found.before - value for value in found.inputs if value.shape == found.before.shape]
+        assert any(agree(found.output, value) for value in differences), f"{found.path}: not the branch alone"

@@ -17,8 +17,17 @@ import sesurgery
 from sesurgery.plan import Plan
 
 LAYOUTS = ("nchw", "nhwc", "tokens")
-# Sites of each kind of block for "before residual add" and "after residual add"; "end of block" has one in each.
-SITES = {"residual": (1, 1), "swapped": (1, 1), "gated": (1, 1), "nested": (2, 2), "parallel": (2, 1), "plain": (0, 0)}
+AT = ("before residual add", "after residual add", "before concat", "after concat", "end of block")
+# Widths of the sites in each kind of block, in multiples of its own, for each of AT.
+SITES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "residual": ((1,), (1,), (), (), (1,)),
+    "swapped": ((1,), (1,), (), (), (1,)),
+    "gated": ((1,), (1,), (), (), (1,)),
+    "nested": ((1, 1), (1, 1), (), (), (1,)),
+    "parallel": ((1, 1), (1,), (), (), (1,)),
+    "concat": ((), (), (1,), (2,), (1,)),
+    "plain": ((), (), (), (), (1,)),
+}
 FAST = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 
@@ -39,7 +48,8 @@ class Block(nn.Module):
     def __init__(self, kind: str, layout: str, width: int) -> None:
         super().__init__()
         self.kind = kind
-        self.layout = layout
+        self.width = width
+        self.channels = 1 if layout == "nchw" else -1
         self.one, self.two = Layer(layout, width), Layer(layout, width)
         self.act = nn.GELU()
 
@@ -62,7 +72,6 @@ class Gated(Block):
     def __init__(self, kind: str, layout: str, width: int) -> None:
         super().__init__(kind, layout, width)
         self.fc = nn.Linear(width, width)
-        self.channels = 1 if layout == "nchw" else -1
         self.space = (2, 3) if layout == "nchw" else tuple(range(1, 3 if layout == "nhwc" else 2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,6 +93,15 @@ class Parallel(Block):
         return x + self.one(x) + self.two(self.act(x))
 
 
+class Concat(Block):
+    def __init__(self, kind: str, layout: str, width: int) -> None:
+        super().__init__(kind, layout, width)
+        self.fuse = Layer(layout, 2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fuse(torch.cat([x, self.two(self.act(self.one(x)))], self.channels))
+
+
 class Plain(Block):
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.two(self.act(self.one(x))))
@@ -95,6 +113,7 @@ KINDS: dict[str, type[Block]] = {
     "gated": Gated,
     "nested": Nested,
     "parallel": Parallel,
+    "concat": Concat,
     "plain": Plain,
 }
 
@@ -136,18 +155,12 @@ def networks_with_sites(draw: st.DrawFn) -> Network:
 
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(5))
-AT = ("before residual add", "after residual add", "end of block")
 
 
 def sites_built(model: Network, at: str) -> list[int]:
     """Channels of every site that the construction has, stage by stage."""
-    found: list[int] = []
-    for block in (block for stage in model.stages for block in stage):
-        count = 1 if at == "end of block" else SITES[block.kind][AT.index(at)]
-        norm = block.one.norm
-        width = norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.normalized_shape[0]
-        found += [width] * count
-    return found
+    blocks = [block for stage in model.stages for block in stage]
+    return [block.width * times for block in blocks for times in SITES[block.kind][AT.index(at)]]
 
 
 def rule(at: str, **node: object) -> dict[str, object]:

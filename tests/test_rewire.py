@@ -176,4 +176,4 @@ def test_norms_and_linear_layers_are_narrowed() -> None:
     ):
         assert narrowed(layer, Fraction(1, 2))(x).shape == x.shape
     with pytest.raises(Unfit, match="more than the channels"):
-        narrowed(nn.LayerNorm((8, 4)), Fraction(1, 2))
+        narrowed(nn.LayerNorm([8, 4]), Fraction(1, 2))
