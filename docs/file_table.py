@@ -18,16 +18,19 @@ def with_files(page: str) -> str:
 
 
 def levels() -> list[tuple[int, Path]]:
-    """Every file with its level: 0 imports no other file, n imports only lower ones. Raises where imports run in circles.
+    """Every file with its level: 0 imports no other file, n imports only lower ones.
 
     Imports inside of functions and for type checkers do not count: they are what keeps torch out of quick commands.
+
+    Raises:
+        ImportError: imports run in circles.
     """
     files = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
     needs = {name: _imports(path, files) - {name} for name, path in files.items()}
     level: dict[str, int] = {}
     while len(level) < len(files):
-        ready = {name: 1 + max((level[need] for need in needs[name]), default=-1) for name in files
-                 if name not in level and needs[name] <= level.keys()}
+        free = [name for name in files if name not in level and needs[name] <= level.keys()]
+        ready = {name: 1 + max((level[need] for need in needs[name]), default=-1) for name in free}
         if not ready:
             raise ImportError(f"imports run in circles: {sorted(files.keys() - level.keys())}")
         level.update(ready)

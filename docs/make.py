@@ -1,7 +1,8 @@
 """Write what is generated of the documentation: ``python docs/make.py``.
 
 docs/recipes.md, docs/recipe-schema.json, docs/pictures/*.svg and the outputs shown in README.md come from the recipes
-and from real runs, on meta tensors; the table of files in docs/architecture.md comes from the files. ``python docs/make.py --check`` writes nothing and names the pages that are stale.
+and from real runs, on meta tensors; the table of files in docs/architecture.md comes from the files.
+``python docs/make.py --check`` writes nothing and names the pages that are stale.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_BLOCK = re.compile(r"(?P<mark><!-- (?P<verb>run|file): (?P<what>[^\n]*?) -->\n)?(?P<fence>```(?P<kind>\w*)\n)(?P<body>.*?)(?P<end>^```$)", re.DOTALL | re.MULTILINE)
+_MARK = r"(?P<mark><!-- (?P<verb>run|file): (?P<what>[^\n]*?) -->\n)?"
+_FENCED = r"(?P<fence>```(?P<kind>\w*)\n)(?P<body>.*?)(?P<end>^```$)"
+_BLOCK = re.compile(_MARK + _FENCED, re.DOTALL | re.MULTILINE)
 _SVG_TEXT = re.compile(r"<text[^>]*>([^<]*)</text>")
 
 

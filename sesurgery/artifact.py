@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from . import artifact_files as files
-from .artifact_record import Base, Operation, Record, Role, parse
+from .artifact_names import RECORD, Role, is_ours
+from .artifact_record import Base, Operation, Record, parse
 from .artifact_replay import Artifact, rebuilt, versions
 from .artifact_weights import collect, expand, reverted
 from .errors import ArtifactError, InputError
@@ -61,7 +62,7 @@ def save(operated: Surgery | nn.Module, folder: str | Path, *, overwrite: bool |
         training=model.training,
         versions=versions(),
     )
-    _write(place, tensors, lambda written: record(weights=written).to_bytes(), files.RECORD)
+    _write(place, tensors, lambda written: record(weights=written).to_bytes(), RECORD)
 
 
 def read(folder: str | Path) -> Artifact:
@@ -179,7 +180,7 @@ def _target(folder: str | Path, may_replace: bool) -> Path:
     if place.exists() and not place.is_dir():
         raise ArtifactError("is a file", where=where, remedy="name a folder")
     if place.is_dir() and any(place.iterdir()):
-        if not any(files.candidates(place)):
+        if not is_ours(place):
             raise ArtifactError("the folder holds other files", where=where, remedy="name a new or empty folder")
         if not may_replace:
             raise ArtifactError("an artefact is there already", where=where, remedy="overwrite=True replaces it")

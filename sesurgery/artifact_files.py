@@ -23,14 +23,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .artifact_record import MAX_BYTES, Record, Role, WeightsFile, parse
+from .artifact_names import NAMES, NEW, RECORD, TEMPORARY, Role
+from .artifact_record import MAX_BYTES, Record, WeightsFile, parse
 from .errors import ArtifactError
 from .weights_file import write_tensors
 
-RECORD = "surgery.json"
-NAMES: dict[Role, str] = {"model": "model.safetensors", "removed": "removed.safetensors"}
-NEW = ".new"
-TEMPORARY = ".tmp"
 _SAVE_AGAIN = "save the operation again, or take the folder from a backup"
 
 # Makes the record from what was written.

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
+from .artifact_names import Role
 from .errors import ArtifactError
 from .plan import Plan
 
 VERSION = 1
 MAX_BYTES = 64 << 20
-Role = Literal["model", "removed"]
 # A new child's name becomes part of code; other parts of a path only have to lead to a module that is there.
 _NAME = re.compile(r"[^\W\d]\w*|\d+")
 # What every module has already: a child of such a name would hide it.

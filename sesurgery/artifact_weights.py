@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .artifact_record import Role
+from .artifact_names import Role
 from .errors import ArtifactError
 from .marks import mark_of
 from .weights_file import DTYPES

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sesurgery.artifact_names import is_ours
 from sesurgery.errors import ArtifactError, InputError, WeightsError
 
 MODEL_HELP = "resnet50, timm:NAME, torchvision:NAME, path/net.py:factory or package.module:factory."
@@ -144,8 +145,7 @@ def check_output(folder: Path | None, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ArtifactError("is a file", where=where, remedy="name a folder")
     if folder.is_dir() and any(folder.iterdir()):
-        ours = (folder / "surgery.json").is_file()
-        if not ours:
+        if not is_ours(folder):
             raise ArtifactError("the folder holds other files", where=where, remedy="name a new or empty folder")
         if not force:
             raise ArtifactError("an artefact is there already", where=where, remedy="--force replaces it")

@@ -114,6 +114,8 @@ def settled(
     Raises:
         Unfit: an even kernel, one larger than the map, or nothing that would change.
     """
+    if type(old) is nn.Identity:
+        raise Unfit("it was removed already")
     if not isinstance(old, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         raise Unfit(f"a {type(old).__name__} has no kernel to change")
     rank = len(old.kernel_size)

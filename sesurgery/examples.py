@@ -9,7 +9,7 @@ import torch
 
 MAX_DEPTH = 8
 MAX_LEAVES = 1000
-_MAX_SIZE = 1 << 40
+_MAX_SIZE = 1 << 30
 _SCALARS = (bool, int, float, str)
 
 

@@ -31,7 +31,6 @@ from .sockets import filled, socket_at
 from .survey import Survey
 from .trace import Trace, trace
 
-
 # The means by which a node comes to what is there, so that costs only add up.
 INSERTED = ("socket", "graph", "behind")
 
@@ -220,7 +219,8 @@ def _means(
     survey: Survey, site: Site, edit: Insert, taken: dict[nn.Module, set[str]]
 ) -> tuple[str, nn.Module, str]:
     """How the node gets there (see :class:`~sesurgery.plan.Edit`), into which host and under which name."""
-    socket = socket_at(survey, site) if edit.name is None else None
+    bare = edit.options.get("init") == "identity"
+    socket = socket_at(survey, site, bare) if edit.name is None else None
     if socket is not None and socket[0] not in taken[site.host]:
         taken[site.host].add(socket[0])
         return "socket", site.host, socket[0]

@@ -33,10 +33,13 @@ class LayerKind:
         MAKERS[self.action] = self._made
 
     def exchanged(self, options: Mapping[str, Any], old: nn.Module) -> nn.Module:
-        """What takes the place of ``old`` (which may be a part of it, unchanged); ``Unfit`` with the reason for nothing.
+        """What takes the place of ``old``, which may be a part of it, unchanged.
 
         Args:
             options: what stands in the braces of the rule.
+
+        Raises:
+            Unfit: nothing does; its text is the reason given to the user.
         """
         raise NotImplementedError
 

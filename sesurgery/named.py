@@ -9,6 +9,7 @@ from torch import nn
 from .anatomy import Anatomy
 from .exchange import hidden_in
 from .layers import is_activation_layer, is_conv, is_depthwise, is_norm, is_pointwise, is_spatial
+from .marks import mark_of
 from .phrases import At
 from .placements import chosen, convs_of
 from .plan import Skip
@@ -29,7 +30,7 @@ def layers_of(anatomy: Anatomy, at: At) -> Iterator[nn.Module]:
     Convolutions on an identity branch are no part of what a block's n-th convolution counts, and are left out too.
     """
     if at.role == "conv":
-        for block, convs in convs_of(anatomy, _CONVS[at.name]):
+        for block, convs in convs_of(anatomy, _counted(anatomy, at)):
             if block is not None or not anatomy.blocks:
                 yield from chosen(convs, at.nth)
         return
@@ -44,11 +45,30 @@ def layers_of(anatomy: Anatomy, at: At) -> Iterator[nn.Module]:
             yield module
 
 
+def _counted(anatomy: Anatomy, at: At) -> Callable[[nn.Module], bool]:
+    """What a phrase counts: with a number also the convolutions that were removed, so that it means the same again."""
+    test = _CONVS[at.name]
+    if at.nth is None:
+        return test
+    removed = {module for module, old in _removed(anatomy.survey.twin) if test(old)}
+    return lambda module: test(module) or module in removed
+
+
+def _removed(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """The identities that an operation put in the place of a layer, each with that layer."""
+    for host in model.modules():
+        mark = mark_of(host)
+        for name, (kind, old) in (mark.attributes if mark is not None else {}).items():
+            child = host._modules.get(name)
+            if kind == "module" and type(child) is nn.Identity and isinstance(old, nn.Module):
+                yield child, old
+
+
 def too_few(anatomy: Anatomy, rule: Rule) -> Iterator[Skip]:
     """A refusal for every block that has fewer convolutions than the phrase counts."""
     if rule.at.role != "conv" or rule.at.nth is None:
         return
-    for block, convs in convs_of(anatomy, _CONVS[rule.at.name]):
+    for block, convs in convs_of(anatomy, _counted(anatomy, rule.at)):
         if (block is not None or not anatomy.blocks) and not chosen(convs, rule.at.nth):
             path = anatomy.survey.paths[block] if block is not None else ""
             reason = f"it has {len(convs)} such convolutions, so none is number {rule.at.nth}"

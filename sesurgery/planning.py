@@ -20,8 +20,8 @@ from .insert import INSERTED, node_cost
 from .operate import perform
 from .plan import Cost, Diff, Edit, Plan, Skip
 from .probe import run
-from .rules import Recipe
 from .recipe import to_data
+from .rules import Recipe
 from .selection import parse_stages
 from .survey import Survey, survey
 from .trace import LOCK

@@ -103,10 +103,10 @@ def _layer(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Edit:
     found = wanted_facts(
         anatomy, rule, path.rpartition(".")[0] if conv is not None else path, _output(survey, module), conv
     )
+    if type(module) is nn.Identity:
+        raise Unfit("it was removed already")
     keeps_shape(survey, module)
     only_place(survey, module)
-    if type(module) is nn.Identity:
-        raise Unfit("it is an identity already")
     make = Make("without norm", {}) if rule.at.role == "norm" and companions(module) else _IDENTITY
     also: dict[str, Make] = {}
     if edit.with_norm:

@@ -26,8 +26,9 @@ def make_console(file: IO[str] | None = None, *, width: int | None = None, recor
     """
     stream = file or sys.stdout
     # In a notebook too the text goes to the file: rich would otherwise show it line by line in outputs of its own.
-    plain = {"highlight": False, "markup": False, "emoji": False, "force_jupyter": False}
-    console = Console(file=stream, width=width, record=record, **plain)
+    console = Console(
+        file=stream, width=width, record=record, highlight=False, markup=False, emoji=False, force_jupyter=False
+    )
     if width is None and not console.is_terminal:
         columns = os.environ.get("COLUMNS", "")
         console.width = int(columns) if columns.isdigit() and int(columns) > 0 else WIDTH

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from timm.layers import SelectiveKernel
 from torch import nn
 
 from . import attention, conv_change
@@ -133,6 +134,7 @@ def _conv_by_node(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Edit:
     value = input_of(survey, module)
     only_place(survey, module)
     name = attention.canonical(edit.module)
+    _check_first(survey.twin, survey.paths[module], name)
     if convolves(name):
         settings = _settings(anatomy, edit, module, attention.Port(tuple(value.shape), 1))
         if not isinstance(module, nn.Conv2d) or len(set(module.stride)) > 1 or max(module.dilation) > 1:
@@ -143,6 +145,15 @@ def _conv_by_node(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Edit:
         if any(frame.output.shape != frame.args[0].shape for frame in frames_of(survey, module)):
             raise Unfit(f"a {name} keeps the shape, and this convolution changes it")
     return child_edit(anatomy, rule, found, survey.paths[module], make, module=name)
+
+
+def _check_first(twin: nn.Module, path: str, name: str) -> None:
+    parts = path.split(".")
+    around = [twin.get_submodule(".".join(parts[:end])) for end in range(len(parts))]
+    if type(twin.get_submodule(path)) is nn.Identity:
+        raise Unfit("it was removed already")
+    if any(isinstance(outer, SelectiveKernel) for outer in around):
+        raise Unfit(f"it is a part of a selective kernel, which {name} would not leave one")
 
 
 def _settings(anatomy: Anatomy, edit: Replace, module: nn.Module, port: attention.Port) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -237,7 +237,7 @@ def action(name: str, roles: Iterable[str], **keys: Any) -> None:
     ACTIONS.append(name)
     EDITS[name] = model
     _ROLES[name] = tuple(roles)
-    Rule.model_fields[name] = FieldInfo(annotation=Optional[model], default=None)  # type: ignore[arg-type]
+    Rule.model_fields[name] = FieldInfo(annotation=model | None, default=None)  # type: ignore[arg-type]
     for outer in (Rule, Recipe):
         outer.model_rebuild(force=True)
 

@@ -26,12 +26,22 @@ class _Probe(nn.Identity):
     """Put into a ``None`` socket to see where it is called."""
 
 
-def socket_at(survey: Survey, site: Site) -> tuple[str, Trace] | None:
-    """The name of the host's empty socket at ``site`` and the trace that shows it called, or None."""
+def socket_at(survey: Survey, site: Site, bare: bool = False) -> tuple[str, Trace] | None:
+    """The name of the host's empty socket at ``site`` and the trace that shows it called, or None.
+
+    Args:
+        bare: the host may do nothing more than call what fills the socket (NFNets also scale by a gain then).
+    """
     for name, traced, node in empty_sockets(survey, site.host):
-        if _at_site(site, traced, node):
+        if _at_site(site, traced, node) and not (bare and _does_more(survey, site.host, traced)):
             return name, traced
     return None
+
+
+def _does_more(survey: Survey, host: nn.Module, filled_: Trace) -> bool:
+    """Whether a host with a filled socket runs more than the one call that it did not run before."""
+    empty = survey.trace(host)
+    return isinstance(empty, Trace) and empty is not filled_ and len(filled_.graph.nodes) > len(empty.graph.nodes) + 1
 
 
 def empty_sockets(survey: Survey, host: nn.Module) -> Iterator[tuple[str, Trace, Node]]:

@@ -314,6 +314,12 @@ class _ValueProxy(torch.fx.Proxy):
             return len(value)
         return super().__len__()
 
+    def __setitem__(self, index: Any, item: Any) -> None:
+        """A write into a tensor is a step like any other: it stands in the graph where it was made."""
+        if not isinstance(self.node.meta.get("val"), torch.Tensor):
+            raise TypeError(f"its forward assigns to a place of a {type(self.node.meta.get('val')).__name__}")
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, item), {})
+
 
 def _values(arguments: Any) -> Any:
     """Arguments of a node with every node in them as the value it had, in plain lists and dicts."""

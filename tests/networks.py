@@ -89,7 +89,7 @@ def _small_regnet() -> nn.Module:
 
 _RESNET = {"layers": (1, 2, 1, 2), "channels": (16, 24, 32, 48)}
 _VIT = {"img_size": 64, "embed_dim": 48, "depth": 3, "num_heads": 3}
-_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (2, 1, 2), "num_heads": (1, 2, 4)}
+_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (2, 1), "num_heads": (1, 2)}
 _MOBILE = {"inverted_residual_setting": [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2], [6, 48, 2, 2], [6, 64, 2, 1]]}
 _DENSE = {"growth_rate": 8, "block_config": (2, 3, 2), "num_init_features": 16, "drop_rate": 0.2}
 _timm = functools.partial(functools.partial, timm.create_model, num_classes=10)

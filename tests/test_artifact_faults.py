@@ -20,6 +20,7 @@ import sesurgery
 from sesurgery import artifact_files
 from sesurgery.artifact import read
 from sesurgery.artifact_record import MAX_BYTES
+from sesurgery.cli_options import check_output
 from sesurgery.errors import ArtifactError, InputError, SurgeryError
 
 # saves that are cut off
@@ -149,6 +150,25 @@ def test_a_commit_is_finished_by_the_next_save_even_if_that_one_fails(
             sesurgery.save(sesurgery.apply("timm:test_efficientnet", "swap-attention"), place)
     assert equal(read(place).model, new)
     assert sorted(os.listdir(place)) == ["model.safetensors", RECORD]
+
+
+def test_a_killed_first_save_into_an_empty_folder_is_in_nobodys_way(tmp_path: Path) -> None:
+    model = tiny().model
+    for step in range(1, STEPS):
+        place = tmp_path / str(step)
+        place.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            calls = cut_at(patch, step, killed=True)
+            with contextlib.suppress(CutOffError):
+                sesurgery.save(model, place)
+        if len(calls) < step:
+            break
+        with contextlib.suppress(ArtifactError):
+            assert equal(read(place).model, model)
+        check_output(place, force=True)
+        sesurgery.save(model, place)
+        assert sorted(os.listdir(place)) == ["model.safetensors", RECORD]
+    assert step > 4
 
 
 # damage and malice

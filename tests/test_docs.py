@@ -23,7 +23,8 @@ GENERATED = (
     "docs/recipe-schema.json",
     "docs/pictures/preview.svg",
 )
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+HAND = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+PAGES = [*HAND, *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 TEST_COMMAND = "python -m venv .venv && . .venv/bin/activate && pip install -e '.[dev]' && pytest -q"
 MAIN_COMMAND = (
     "python -m venv .venv && . .venv/bin/activate && pip install . "
@@ -90,8 +91,8 @@ def test_commands_are_the_ones_that_are_run() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", read(page))
-    broken = [target for target in targets if "://" not in target and not (ROOT / page).parent.joinpath(target).exists()]
-    assert not broken
+    home = (ROOT / page).parent
+    assert [target for target in targets if "://" not in target and not (home / target).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -193,9 +194,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     script = root / "check.py"
     script.write_text(CHECKS.replace("{node}", blocks("An attention node")[0]), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)], cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-W", "error", str(script)]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -182,6 +182,8 @@ def test_liteconv_takes_the_last_pointwise_convolution_and_its_norm(shufflenet: 
     assert [type(layer).__name__ for layer in branch.children()][5:] == ["Identity", "Identity", "ReLU"]
     assert type(surgery.model.get_submodule("stage2.0.branch1.2")) is nn.Conv2d
     check_operated(shufflenet, surgery.model, torch.randn(1, 3, 64, 64))
+    with pytest.raises(NothingMatchedError, match="it was removed already"):
+        sesurgery.apply(sesurgery.apply(shufflenet, "shufflenet-liteconv").model, "shufflenet-liteconv")
     diff = surgery.plan.diffs[0]
     assert diff.before.splitlines()[0].startswith("self[5] = Conv2d(58, 58")
     assert diff.after.splitlines() == ["self[5] = Identity()", "self[6] = Identity()"]

@@ -332,6 +332,8 @@ def test_a_depthwise_convolution_becomes_a_selective_kernel(shufflenet: nn.Modul
     edit = surgery.plan.edits[0]
     node, old = surgery.model.get_submodule(edit.path), shufflenet.get_submodule(edit.path)
     assert isinstance(node, SelectiveKernel)
+    with pytest.raises(NothingMatchedError, match="it is a part of a selective kernel"):
+        sesurgery.apply(surgery.model, "shufflenet-sk")
     convs: list[Any] = [path.conv for path in node.paths]  # type: ignore[union-attr]
     assert [(conv.kernel_size, conv.dilation, conv.stride) for conv in convs] == [
         ((3, 3), (1, 1), (2, 2)),

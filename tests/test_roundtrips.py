@@ -9,6 +9,7 @@ import torch
 
 import sesurgery
 from sesurgery import zoo
+from sesurgery.plan import Plan
 
 # timm has its own module for each family, torchvision one for all of them.
 CASES: list[tuple[str, str, dict[str, Any], int]] = [
@@ -47,3 +48,23 @@ def test_strip_and_operate_gives_the_native_model(name: str, recipe: str, option
         reverted = sesurgery.revert(operated).state_dict()
         assert list(reverted) == list(wanted)
         assert all(torch.equal(reverted[key], wanted[key]) for key in wanted)
+
+
+def test_rules_of_several_kinds_compose() -> None:
+    rules = [
+        {"remove": {}, "at": "attention"},
+        {"replace": {"kernel": 5}, "at": "spatial conv", "where": {"stages": "3"}},
+        {"rewire": {"to": "csp"}, "at": "stage", "where": {"stages": "4"}},
+        {"insert": {"module": "eca"}, "at": "before residual add", "where": {"stages": "last2"}},
+    ]
+    native = zoo.create(zoo.resolve("timm:seresnet18")).eval()
+    surgery = sesurgery.apply(native, {"rules": rules}, input_size="3,96,96")
+    assert [edit.action for edit in surgery.plan.edits] == ["remove"] * 8 + ["replace"] * 4 + ["rewire"] + [
+        "insert"
+    ] * 4
+    x = torch.randn(1, 3, 96, 96)
+    again = sesurgery.apply(native, Plan.from_json(surgery.plan.to_json()), input_size="3,96,96")
+    assert list(again.model.state_dict()) == list(surgery.model.state_dict())
+    with torch.no_grad():
+        assert surgery.model.eval()(x).shape == (1, 1000)
+        assert torch.equal(sesurgery.revert(surgery.model).eval()(x), native(x))

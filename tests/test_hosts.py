@@ -1,0 +1,153 @@
+"""Hosts in special positions: shared, hooked, with branches and with plain attributes that their forward reads."""
+
+from __future__ import annotations
+
+import networks
+import pytest
+import torch
+from test_apply import SIZE, small_resnet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sesurgery
+
+# Hosts used more than once.
+
+
+class Twice(nn.Module):
+    """One block mounted under two names and called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first = networks.Residual(8)
+        self.second = self.first
+        self.third = networks.Residual(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.third(self.second(self.first(x))).mean((2, 3))
+
+
+def test_shared_host_is_edited_once_and_said_so() -> None:
+    surgery = sesurgery.apply(networks.lively(Twice()), "standard", example_input=torch.randn(1, 3, 8, 8))
+    model = surgery.model
+    assert [edit.path for edit in surgery.plan.edits] == ["first.se", "third.se"]
+    notes = " ".join(surgery.plan.edits[0].notes)
+    assert "mounted at first, second" in notes
+    assert "called 2 times" in notes
+    assert any("called 2 times" in note for note in surgery.notes)
+    assert surgery.plan.edits[1].notes == ()
+    assert model.first is model.second
+    calls: list[int] = []
+    model.first.se.register_forward_hook(lambda *_: calls.append(1))
+    model(torch.randn(1, 3, 8, 8))
+    assert len(calls) == 2
+    sesurgery.revert(model)
+    assert type(model.first) is networks.Residual
+
+
+def test_hooks_stay_on_their_hosts() -> None:
+    model = small_resnet()
+    seen: list[str] = []
+    model.layer1[0].register_forward_hook(lambda *_: seen.append("host"))
+    model.layer1[0].conv1.register_forward_pre_hook(lambda *_: seen.append("child"))
+    surgery = sesurgery.apply(model, "pre", inplace=True, input_size=SIZE)
+    assert seen == []
+    surgery.model(torch.randn(1, *SIZE))
+    sesurgery.revert(model)
+    model(torch.randn(1, *SIZE))
+    assert seen == ["child", "host"] * 2
+
+
+# What a forward reads from self.
+
+
+class Moody(nn.Module):
+    """Takes another way while training, and draws a dropout there."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.bn = nn.BatchNorm2d(width)
+        self.drop_rate = 0.3
+        self.scale = 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(self.conv(x))
+        if self.training:
+            y = F.dropout(y, self.drop_rate)
+            y = y + 0.01 * torch.rand_like(y)
+        return x + self.scale * y
+
+
+class MoodyNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.Sequential(Moody(), Moody())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.stem(x)).mean((2, 3))
+
+
+def moody(init: str = "identity", name: str = "standard") -> tuple[nn.Module, nn.Module]:
+    original = networks.lively(MoodyNet())
+    return original, sesurgery.apply(original, name, example_input=torch.randn(2, 3, 8, 8), init=init).model
+
+
+@pytest.mark.parametrize("name", ["standard", "pre", "post", "identity"])
+def test_both_ways_of_a_training_branch_are_kept(name: str) -> None:
+    original, operated = moody(name=name)
+    image = torch.randn(4, 3, 8, 8)
+    for training in (True, False, True):
+        outputs = []
+        for model in (original, operated):
+            torch.manual_seed(11)
+            outputs.append(model.train(training)(image))
+        assert torch.equal(*outputs)
+    state = operated.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in original.state_dict().items())
+    assert int(state["blocks.0.bn.num_batches_tracked"]) > 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_plain_attributes_stay_alive(training: bool) -> None:
+    original, operated = moody()
+    image = torch.randn(4, 3, 8, 8)
+    torch.manual_seed(11)
+    before = operated.train(training)(image)
+    outputs = []
+    for model in (original, operated):
+        for block in model.blocks:
+            block.drop_rate, block.scale = 0.7, 1.5
+        torch.manual_seed(11)
+        outputs.append(model.train(training)(image))
+    assert torch.equal(*outputs)
+    assert not torch.equal(before, outputs[1])
+
+
+class Deep(nn.Module):
+    """How often its convolution runs is a plain attribute: no generated code can follow a change of it."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.repeats = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for _ in range(self.repeats):
+            y = torch.relu(self.conv(y))
+        return x + y
+
+
+def test_frozen_attribute_says_so_when_it_changes() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Deep(), Deep())
+    sesurgery.apply(model, "standard", inplace=True, example_input=torch.randn(1, 3, 8, 8))
+    model(torch.randn(1, 3, 8, 8))
+    model[1].repeats = 3
+    with pytest.raises(sesurgery.FrozenValueError, match=r"Deep\.repeats"):
+        model(torch.randn(1, 3, 8, 8))
+    sesurgery.revert(model)
+    model(torch.randn(1, 3, 8, 8))
