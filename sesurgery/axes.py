@@ -18,7 +18,8 @@ _LABEL = "_sesurgery_channel_axes"
 _ACTIVATION = "_sesurgery_activation"
 # They take the shape of an activation, but nothing of what it says: noise and masks.
 _FRESH = frozenset(
-    "rand_like randn_like randint_like zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split()
+    "rand_like randn_like randint_like zeros_like ones_like full_like empty_like "
+    "new_zeros new_ones new_full new_empty".split()
 )
 Axes = tuple[int, ...]  # more than one while a view has split the channels
 _Rule = Callable[[tuple[Any, ...], torch.Tensor], Axes | None]

@@ -102,7 +102,7 @@ class _Recorder:
 
 
 def _light(value: Any) -> Any:
-    """The value with its tensors on ``meta``, labels kept, in containers of its own: a forward may go on filling its own."""
+    """The value with its tensors on ``meta``, labels kept, in new containers: a forward may go on filling its own."""
     if isinstance(value, tuple) and all(isinstance(item, torch.Tensor) and item.is_meta for item in value):
         return value
     return torch.utils._pytree.tree_map_only(torch.Tensor, _light_tensor, value)

@@ -23,6 +23,7 @@ from .exchange import (
     wanted_facts,
 )
 from .gates import attention_modules, gate_edit_site, strip_host, written_gates
+from .inplace import check_in_place, overwriting
 from .layers import is_norm
 from .named import layers_of, too_few
 from .plan import Edit, Skip
@@ -63,6 +64,7 @@ def _attention(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Iterator[Edit
     survey = anatomy.survey
     found = wanted_facts(anatomy, rule, survey.paths[module], _output(survey, module), None)
     keeps_shape(survey, module)
+    check_in_place(survey, module)
     first, *others = (".".join(filter(None, place)) for place in places(survey, module))
     yield child_edit(anatomy, rule, found, first, _IDENTITY, also=dict.fromkeys(others, _IDENTITY))
 
@@ -73,6 +75,7 @@ def _gate(anatomy: Anatomy, rule: Rule, gate: Merge) -> Edit:
     path = survey.paths[host]
     found = wanted_facts(anatomy, rule, path, gate.node.meta["val"], None)
     stripped = strip_host(anatomy, host, [(gate.node.name, None)])
+    _check_gate(anatomy, gate)
     gone = [host.get_submodule(name) for name in stripped.spare]
     block = anatomy.block_of(path)
     return Edit(
@@ -92,6 +95,16 @@ def _gate(anatomy: Anatomy, rule: Rule, gate: Merge) -> Edit:
         macs=-stripped.macs * max(1, survey.probe.calls.get(host, 1)),
         notes=("a gate written in the forward: the forward is rewritten without it",),
     )
+
+
+def _check_gate(anatomy: Anatomy, gate: Merge) -> None:
+    """A product is a value of its own; what it gates may have other readers, which must not see it overwritten."""
+    assert gate.identity is not None
+    way = {gate.node, *anatomy.flows[gate.host].between(gate.identity, gate.branches[0])}
+    others = [user for user in gate.identity.users if user not in way]
+    follower = overwriting(gate.host, gate.node)
+    if (others or gate.identity.op == "placeholder") and follower is not None and follower.op != "output":
+        raise Unfit("what follows the gate works in place, and would overwrite what other layers look at")
 
 
 def _layer(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Edit:
@@ -115,6 +128,7 @@ def _layer(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Edit:
             raise Unfit("no norm of its own follows it; leave with_norm out")
         only_place(survey, norm)
         also[survey.paths[norm]] = Make("without norm", {})
+    check_in_place(survey, module, {survey.module(other) for other in also})
     return child_edit(anatomy, rule, found, path, make, also=also)
 
 

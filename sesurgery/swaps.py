@@ -64,6 +64,9 @@ def _with_companions(new: nn.Module, old: nn.Module) -> nn.Module:
 @maker("without norm")
 def _without_norm(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
     held = [copy.deepcopy(child) for child in companions(old).values() if type(child) is not nn.Identity]
+    for layer in held:
+        if hasattr(layer, "inplace"):
+            layer.inplace = False  # type: ignore[assignment]  # its input is no longer the norm's own
     return held[0] if len(held) == 1 else nn.Sequential(*held) if held else nn.Identity()
 
 

@@ -141,7 +141,9 @@ def test_half_precision_model_keeps_its_function_with_identity() -> None:
 
 
 def test_plan_survives_json_and_gives_the_same_model() -> None:
-    made = sesurgery.plan(small_resnet(), recipe(se("before residual add"), se("start of residual branch")), input_size=SIZE)
+    made = sesurgery.plan(
+        small_resnet(), recipe(se("before residual add"), se("start of residual branch")), input_size=SIZE
+    )
     again = Plan.from_json(made.to_json())
     assert again.to_json() == made.to_json()
     torch.manual_seed(0)
@@ -196,7 +198,7 @@ def test_finished_plan_takes_no_options() -> None:
 def test_second_application_refuses(name: str) -> None:
     model = sesurgery.apply(small_resnet(), name, inplace=True, input_size=SIZE).model
     before = everything(model)
-    with pytest.raises(sesurgery.NothingMatchedError, match="already has attention: se.*stack | replace"):
+    with pytest.raises(sesurgery.NothingMatchedError, match=r"already has attention: se.*stack \| replace"):
         sesurgery.apply(model, name, inplace=True, input_size=SIZE)
     assert everything(model) == before
 

@@ -188,10 +188,13 @@ def test_refusal_says_why(family: str, recipe: str) -> None:
 def test_other_recipe_operates_or_says_why(family: str, recipe: str) -> None:
     subject = subject_of(family)
     model = subject.copied()
+    reason = ""
     try:
         surgery = sesurgery.apply(model, recipe, inplace=True, example_input=subject.image)
     except sesurgery.SurgeryError as refusal:
-        assert len(str(refusal)) > 20
+        reason = str(refusal)
+    if reason:
+        assert len(reason) > 20
         assert structure(model) == structure(subject.original)
         assert_same_state(model, subject.original, exact=True)
         return

@@ -239,3 +239,29 @@ def test_nothing_changes_where_a_step_fails(monkeypatch: pytest.MonkeyPatch) -> 
         sesurgery.apply(net, plan, inplace=True, example_input=X)
     assert same_weights(net, kept)
     assert [type(module) for module in net.modules()] == [type(module) for module in kept.modules()]
+
+
+class Before(nn.Module):
+    """What is removed made a value of its own, which the activation behind it may overwrite."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer, self.norm = layer, norm or nn.Identity()
+        self.act = nn.ReLU(inplace=True)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(self.act(self.norm(self.layer(x))))
+
+
+@pytest.mark.parametrize(
+    ("net", "at", "options"),
+    [
+        (lambda: Before(SEModule(8)), "attention", {}),
+        (lambda: Before(nn.BatchNorm2d(8)), "norm", {}),
+        (lambda: Before(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)), "first conv", {"with_norm": True}),
+    ],
+)
+def test_nothing_is_removed_that_an_in_place_layer_relies_on(net: Any, at: str, options: dict[str, Any]) -> None:
+    with pytest.raises(NothingMatchedError, match="what follows it works in place"):
+        removed(Net(net(), net()), at, **options)

@@ -8,7 +8,7 @@ from typing import Any
 import networks
 import pytest
 import torch
-from test_trace import Block, Nested, Net, Parallel, Projected, Scaled, Stacked
+from blocks import Block, Nested, Net, Parallel, Projected, Scaled, Stacked
 from torch import Tensor, nn
 
 import sesurgery

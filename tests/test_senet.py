@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,18 @@ RECIPES = {
     "start_of_residual_branch": "pre",
     "after_spatial_conv": "se-3x3",
 }
-EXACT = [
-    (placement, stage, count) for placement, counts in SENET["exact"].items() for stage, count in counts.items()
-]
+EXACT = [(placement, stage, count) for placement, counts in SENET["exact"].items() for stage, count in counts.items()]
 
 
 @pytest.fixture(scope="module")
-def paper() -> Iterator[nn.Module]:
+def paper() -> nn.Module:
     """ResNet-50 with the stride of each downsampling block in its first convolution, as in the paper."""
     with torch.device("meta"):
         model = timm.create_model("resnet50")
     for stage in (model.layer2, model.layer3, model.layer4):
         block = stage[0]
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-    yield model
+    return model
 
 
 def figures(plan: Plan) -> tuple[float, float]:
