@@ -62,12 +62,20 @@ _Recipe = str | Mapping[str, Any]
 _CONCAT = {"name": "after-concat", "rules": [{"insert": {"module": "se"}, "at": "after concat"}]}
 
 
-def _timm(name: str, model: str, size: int = 64, recipe: _Recipe = "standard", heavy: bool = False, **args: Any) -> Family:
+def _timm(
+    name: str, model: str, size: int = 64, recipe: _Recipe = "standard", heavy: bool = False, **args: Any
+) -> Family:
     return Family(name, f"timm:{model}", args, (3, size, size), recipe, heavy)
 
 
 def _torchvision(
-    name: str, model: str, size: int = 64, recipe: _Recipe = "standard", heavy: bool = False, frames: int = 0, **args: Any
+    name: str,
+    model: str,
+    size: int = 64,
+    recipe: _Recipe = "standard",
+    heavy: bool = False,
+    frames: int = 0,
+    **args: Any,
 ) -> Family:
     shape = (3, frames, size, size) if frames else (3, size, size)
     return Family(f"{name} (torchvision)", f"torchvision:{model}", args, shape, recipe, heavy)
@@ -122,10 +130,33 @@ FAMILIES = (
     _timm("rexnet", "rexnet_100"),
     _timm("sknet", "skresnet18", layers=_ONES),
     _timm("starnet", "starnet_s050"),
-    _timm("swin", "swin_tiny_patch4_window7_224", img_size=64, window_size=4, depths=(2, 1, 1, 1), embed_dim=24, num_heads=(1, 2, 3, 4)),
-    _timm("swinv2", "swinv2_tiny_window8_256", img_size=64, window_size=4, depths=(2, 1, 1, 1), embed_dim=24, num_heads=(1, 2, 3, 4)),
+    _timm(
+        "swin",
+        "swin_tiny_patch4_window7_224",
+        img_size=64,
+        window_size=4,
+        depths=(2, 1, 1, 1),
+        embed_dim=24,
+        num_heads=(1, 2, 3, 4),
+    ),
+    _timm(
+        "swinv2",
+        "swinv2_tiny_window8_256",
+        img_size=64,
+        window_size=4,
+        depths=(2, 1, 1, 1),
+        embed_dim=24,
+        num_heads=(1, 2, 3, 4),
+    ),
     _timm("tiny_vit", "tiny_vit_5m_224", depths=_ONES, embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4)),
-    _timm("twins", "twins_svt_small", img_size=64, depths=(1, 1, 2, 1), embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4)),
+    _timm(
+        "twins",
+        "twins_svt_small",
+        img_size=64,
+        depths=(1, 1, 2, 1),
+        embed_dims=(16, 32, 48, 64),
+        num_heads=(1, 2, 3, 4),
+    ),
     _timm("visformer", "visformer_tiny", img_size=64, embed_dim=48, depth=(2, 1, 1), num_heads=2),
     _timm("vit", "test_vit", img_size=64),
     _timm("vit (parallel blocks)", "vit_small_patch16_36x1_224", img_size=64, embed_dim=48, depth=3, num_heads=3),

@@ -41,7 +41,9 @@ class Result:
         return tuple(a / b for a, b in zip(self.ours, self.theirs, strict=True))
 
 
-def paired(name: str, peer: str, bound: float, ours: Callable[[], None], theirs: Callable[[], None], runs: int) -> Result:
+def paired(
+    name: str, peer: str, bound: float, ours: Callable[[], None], theirs: Callable[[], None], runs: int
+) -> Result:
     """Run both in turn, after one warm-up of each."""
     ours(), theirs()
     a, b = [], []
@@ -67,7 +69,9 @@ def process(*command: str) -> Callable[[], None]:
 def cli(*arguments: str) -> Callable[[], None]:
     """The command line as its installed script runs it."""
     script = Path(sys.executable).with_name("sesurgery")
-    return process(str(script), *arguments) if script.exists() else process(sys.executable, "-m", "sesurgery", *arguments)
+    return (
+        process(str(script), *arguments) if script.exists() else process(sys.executable, "-m", "sesurgery", *arguments)
+    )
 
 
 def planning(runs: int) -> Result:
@@ -120,7 +124,9 @@ def networks(runs: int, train: bool) -> Result:
         return call
 
     what = "training step" if train else "eager inference"
-    return paired(f"{what} of the operated resnet50", "timm's native seresnet50", 1.02, step(operated), step(native), runs)
+    return paired(
+        f"{what} of the operated resnet50", "timm's native seresnet50", 1.02, step(operated), step(native), runs
+    )
 
 
 def results(runs: int) -> list[Result]:
@@ -133,8 +139,12 @@ def results(runs: int) -> list[Result]:
     return [
         planning(runs * 2),
         paired(line, "`python -c \"import timm; timm.create_model('resnet50')\"`", 1.25, apply, timm_model, runs),
-        paired("`sesurgery --help`, whole process", '`python -c "import torch"`', 0.3, cli("--help"), torch_import, runs),
-        paired("`sesurgery recipes`, whole process", '`python -c "import torch"`', 0.3, cli("recipes"), torch_import, runs),
+        paired(
+            "`sesurgery --help`, whole process", '`python -c "import torch"`', 0.3, cli("--help"), torch_import, runs
+        ),
+        paired(
+            "`sesurgery recipes`, whole process", '`python -c "import torch"`', 0.3, cli("recipes"), torch_import, runs
+        ),
         networks(runs * 4, train=False),
         networks(runs * 4, train=True),
     ]

@@ -68,9 +68,8 @@ def _examined(reference: str) -> dict[str, Any]:
     from sesurgery import NothingMatchedError, zoo
     from sesurgery.anatomy import dissect
     from sesurgery.errors import InputError
-    from sesurgery.survey import has_own_forward
     from sesurgery.surgery import _first_that_runs, apply, revert
-    from sesurgery.survey import survey
+    from sesurgery.survey import has_own_forward, survey
 
     clock = time.perf_counter
     start = clock()
@@ -95,7 +94,9 @@ def _examined(reference: str) -> dict[str, Any]:
         "forward_s": round(plain - created, 4),
     }
     start = clock()
-    seen = _first_that_runs(lambda given: survey(model, given, lambda: zoo.create(spec)), model, spec, args if ran else None, None)
+    seen = _first_that_runs(
+        lambda given: survey(model, given, lambda: zoo.create(spec)), model, spec, args if ran else None, None
+    )
     anatomy = dissect(seen)
     kinds = Counter(merge.kind for merge in anatomy.reported_merges())
     own = [module for module in seen.probe.frames if has_own_forward(module)]
@@ -141,7 +142,11 @@ def run(wanted: list[str], workers: int) -> None:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     context = multiprocessing.get_context("spawn")
-    with RESULTS.open("a") as sink, Progress(*columns) as bar, context.Pool(workers, _start, maxtasksperchild=200) as pool:
+    with (
+        RESULTS.open("a") as sink,
+        Progress(*columns) as bar,
+        context.Pool(workers, _start, maxtasksperchild=200) as pool,
+    ):
         task = bar.add_task("models", total=len(wanted))
         for row in pool.imap_unordered(examine, wanted):
             sink.write(json.dumps(row) + "\n")
@@ -171,7 +176,12 @@ def page(found: list[dict[str, Any]]) -> str:
     for row in found:
         families.setdefault((row.get("library", "?"), row.get("family", "?")), []).append(row)
     lines = list(_summary(found))
-    lines += ["", "## By family", "", "| library | family | models | own modules | traced | merges | edits | operated | reverted | refused |"]
+    lines += [
+        "",
+        "## By family",
+        "",
+        "| library | family | models | own modules | traced | merges | edits | operated | reverted | refused |",
+    ]
     lines += ["|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for (library, family), group in sorted(families.items()):
         operated = [row for row in group if "recipe" in row]
@@ -202,10 +212,11 @@ def _summary(found: list[dict[str, Any]]) -> Iterator[str]:
     versions = ", ".join(_versions())
     yield f"- {', '.join(f'{count:,} of {name}' for name, count in sorted(libraries.items()))} ({versions})."
     yield f"- Crashes: {sum('crash' in row for row in found)}."
-    yield f"- Operated: {len(operated):,} of {len(found):,}, by " + ", ".join(
-        f"`{name}` {count:,}" for name, count in Counter(row["recipe"] for row in operated).most_common()
-    ) + f"; {sum(row['edits'] for row in operated):,} edits; reverted to the old keys, tensors and classes: " + (
-        f"{sum(row['reverted'] for row in operated):,}."
+    yield (
+        f"- Operated: {len(operated):,} of {len(found):,}, by "
+        + ", ".join(f"`{name}` {count:,}" for name, count in Counter(row["recipe"] for row in operated).most_common())
+        + f"; {sum(row['edits'] for row in operated):,} edits; reverted to the old keys, tensors and classes: "
+        + (f"{sum(row['reverted'] for row in operated):,}.")
     )
     share = 100 * (1 - missing / modules) if modules else 0.0
     yield f"- Modules with a forward of their own that were traced: {modules - missing:,} of {modules:,} ({share:.3f} %)."

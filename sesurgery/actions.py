@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Union
 
 from torch import nn
 
@@ -40,7 +39,7 @@ class SetForward:
     code: Code
 
 
-Action = Union[SetChild, SetForward]
+Action = SetChild | SetForward
 
 
 @dataclass(frozen=True)

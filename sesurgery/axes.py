@@ -8,7 +8,7 @@ Where none of this says anything, the tensor has no label and a node cannot be p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -89,6 +89,12 @@ def _tensors(args: Sequence[Any]) -> list[torch.Tensor]:
     return found
 
 
+def _shared(labels: Iterable[Axes | None]) -> Axes | None:
+    """The one label that all have."""
+    found = set(labels)
+    return found.pop() if len(found) == 1 else None
+
+
 def _same_shape(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
     axes = {_axes(tensor) for tensor in _tensors(args) if tensor.shape == output.shape} - {None}
     if not axes:
@@ -141,13 +147,16 @@ def _transpose(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
 def _view(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
     """Channels survive a view where the run of axes that holds them covers a run of whole axes of the new shape."""
     axes = _axes(args[0])
-    if axes is None or axes != tuple(range(axes[0], axes[-1] + 1)):
+    if axes is None:
         return None
+    first, last = min(axes), max(axes)
     shape = args[0].shape
+    if len(axes) != last - first + 1:
+        return None
     if tuple(output.shape) == tuple(shape):
         return axes
-    size = prod(shape[axes[0] : axes[-1] + 1])
-    behind = prod(shape[axes[-1] + 1 :])
+    size = prod(shape[first : last + 1])
+    behind = prod(shape[last + 1 :])
     if size == 1:
         return None
     found: list[int] = []
@@ -167,8 +176,7 @@ def _unsqueeze(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
 
 
 def _stack(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
-    axes = {_axes(tensor) for tensor in args[0]}
-    found = axes.pop() if len(axes) == 1 else None
+    found = _shared(_axes(tensor) for tensor in args[0])
     new = (args[1] if len(args) > 1 else 0) % output.ndim
     return None if found is None else tuple(axis + (new <= axis) for axis in found)
 

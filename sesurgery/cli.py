@@ -95,16 +95,13 @@ def inspect(
     model: opt.Model, model_arg: opt.ModelArgs = None, input_size: opt.InputSize = None, as_json: opt.AsJson = False
 ) -> None:
     """Look into a model: stages, blocks, merges, and what could not be traced."""
-    arguments = {
-        "model_args": opt.parse_model_args(model_arg),
-        "input_size": opt.parse_input_size(input_size),
-    }
+    model_args, size = opt.parse_model_args(model_arg), opt.parse_input_size(input_size)
     from sesurgery.cli_progress import progress
 
     with progress() as step:
         import sesurgery
 
-        inspection = sesurgery.inspect(model, **arguments, progress=step)
+        inspection = sesurgery.inspect(model, model_args=model_args, input_size=size, progress=step)
     if as_json:
         from sesurgery.cli_json import dump, inspection_data
 

@@ -28,7 +28,8 @@ class CSPStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        part, rest = torch.split(x, list(self.widths), dim=1)
+        # Slices, not a split: the blocks may begin with a layer that works in place.
+        part, rest = x[:, : self.widths[0]], x[:, self.widths[0] :]
         return torch.cat((self.leave(self.blocks(self.enter(part))), rest), dim=1)
 
     def extra_repr(self) -> str:

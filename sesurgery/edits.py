@@ -20,11 +20,11 @@ from .axes import channel_axis
 from .errors import StalePlanError
 from .layers import is_depthwise, is_norm
 from .phrases import At
-from .placements import Site
 from .plan import Edit, Skip
 from .rewrite import code_text
 from .rules import Rule
 from .selection import SiteFacts
+from .sites import Site
 from .sockets import empty_sockets
 from .survey import Survey
 from .trace import Trace

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import nn
 
 from .anatomy import Anatomy
@@ -25,6 +24,7 @@ from .probe import Frame
 from .rules import Rule
 from .selection import SiteFacts
 from .survey import Survey, has_own_forward
+from .trees import tensors_in
 
 # Makes the new module from the edit's options, the old module and the modules at the edit's other sources.
 Maker = Callable[..., nn.Module]
@@ -250,4 +250,4 @@ def _runs(survey: Survey, caller: nn.Module) -> None:
 
 
 def _shapes(value: Any) -> list[torch.Size]:
-    return [leaf.shape for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+    return [tensor.shape for tensor in tensors_in(value)]

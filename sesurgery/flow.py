@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.fx
@@ -13,6 +13,7 @@ from torch import nn
 from torch.fx import Node
 
 from .axes import is_activation
+from .trees import tensors_in
 
 _ADD: frozenset[Any] = frozenset(
     (operator.add, operator.iadd, torch.add, "add", "add_", torch.addcmul, "addcmul", "addcmul_")
@@ -24,7 +25,7 @@ _SUM: frozenset[Any] = frozenset((torch.sum, "sum"))
 _SCALE: frozenset[Any] = _MUL | {operator.truediv, torch.div, "div", "div_"}
 
 
-def carries(node: object) -> bool:
+def carries(node: object) -> TypeGuard[Node]:
     """Whether a node gives one tensor that depends on the model's input."""
     return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor) and is_activation(node.meta["val"])
 
@@ -39,9 +40,7 @@ def _holds_activation(node: Node) -> bool:
     if isinstance(value, torch.Tensor):
         return is_activation(value)
     if isinstance(value, (list, tuple, dict)) and not isinstance(value, torch.Size):
-        return any(
-            isinstance(leaf, torch.Tensor) and is_activation(leaf) for leaf in torch.utils._pytree.tree_leaves(value)
-        )
+        return any(is_activation(tensor) for tensor in tensors_in(value))
     return False
 
 
@@ -57,13 +56,13 @@ def added(node: Node) -> tuple[Node, ...]:
     if node.target in _ADD:
         terms = [term for term in node.args if carries(term)]
         if len(terms) == 2 and all(shape(term) == shape(node) for term in terms):
-            return tuple(terms)  # type: ignore[return-value]
+            return tuple(terms)
     if node.target in _SUM and isinstance(node.args[0], Node):
         stacked = node.args[0]
         if stacked.target in _STACK and isinstance(stacked.args[0], (list, tuple)):
             terms = [term for term in stacked.args[0] if carries(term)]
             if len(terms) > 1 and all(shape(term) == shape(node) for term in terms):
-                return tuple(terms)  # type: ignore[return-value]
+                return tuple(terms)
     return ()
 
 

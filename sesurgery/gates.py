@@ -12,12 +12,13 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from .actions import Action, SetChild, SetForward
-from .anatomy import Anatomy, Merge, gates_of
+from .anatomy import Anatomy
 from .cost import CountingMode
 from .errors import StalePlanError, Unfit
 from .exchange import Make, hidden_in
 from .flow import Flow, weight_layers
 from .generated import Code
+from .merges import Merge, gates_of
 from .plan import Diff, Edit
 from .rewrite import code_text, copy_graph, new_forward
 from .trace import Trace

@@ -52,19 +52,20 @@ def _make_class(base: type[nn.Module], code: Code) -> type[nn.Module]:
     linecache.cache[filename] = (len(code.source), None, code.source.splitlines(keepends=True), filename)
     packed = _pack(code.names)
 
-    def __reduce_ex__(self: nn.Module, protocol: Any) -> tuple[Any, ...]:  # noqa: N807
+    def reduced(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
         return _rebuild, (base, code.source, packed), self.__dict__
 
     body = {
         "forward": namespace["forward"],
-        "__reduce_ex__": __reduce_ex__,
+        "__reduce_ex__": reduced,
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "_sesurgery_base": base,
         "_sesurgery_code": code,
     }
-    return type(base)(base.__name__, (base,), body)
+    metaclass: Any = type(base)
+    return metaclass(base.__name__, (base,), body)
 
 
 def _pack(names: Mapping[str, Any]) -> tuple[tuple[str, str, Any], ...]:

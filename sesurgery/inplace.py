@@ -9,7 +9,7 @@ from torch import nn
 from torch.fx import Node
 
 from .errors import Unfit
-from .layers import is_dropping
+from .layers import activates, is_dropping
 from .survey import Survey
 
 _CHANGES = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
@@ -21,11 +21,20 @@ def check_in_place(survey: Survey, module: nn.Module, gone: Set[nn.Module] = fro
     shared = False
     while caller is not None:
         host, _, node = caller
-        shared = shared or any(source.op == "placeholder" or len(source.users) > 1 for source in node.all_input_nodes)
+        shared = shared or any(_kept(host, source, gone) for source in node.all_input_nodes)
         follower = overwriting(host, node, gone)
         if shared and follower is not None and follower.op != "output":
             raise Unfit("what follows it works in place, and would overwrite what other layers look at")
         caller = survey.callers.get(host) if follower is not None and follower.op == "output" else None
+
+
+def _kept(host: nn.Module, source: Node, gone: Set[nn.Module]) -> bool:
+    """Whether a value may have other readers: layers, callers, or the backward pass of the activation that made it."""
+    if source.op == "placeholder" or len(source.users) > 1 or activates(source, host.get_submodule):
+        return True
+    if source.op == "call_module" and _passes(host.get_submodule(str(source.target)), gone):
+        return any(_kept(host, before, gone) for before in source.all_input_nodes)
+    return False
 
 
 def overwriting(host: nn.Module, node: Node, gone: Set[nn.Module] = frozenset()) -> Node | None:

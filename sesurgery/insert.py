@@ -14,19 +14,22 @@ from torch.fx import Node
 
 from . import attention
 from .actions import Action, Realised, SetChild, SetForward
-from .anatomy import Anatomy, merges_of
+from .anatomy import Anatomy
 from .axes import channel_axis
 from .cost import measure
 from .edits import edit_kind, facts, fingerprint, forward_text, phrase, place_of, refused, verify
 from .errors import StalePlanError, Unfit, UnfitHost
 from .flow import Flow
 from .generated import Code
-from .layers import drops, is_activation_layer
+from .layers import drops
 from .marks import mark_of
-from .placements import Site, sites
+from .merges import merges_of
+from .node_options import resolve
+from .placements import sites
 from .plan import Cost, Diff, Edit, Skip
 from .rewrite import Cut, code_text, cut_graph, new_forward
 from .rules import Insert, Rule
+from .sites import Site
 from .sockets import filled, socket_at
 from .survey import Survey
 from .trace import Trace, trace
@@ -140,47 +143,6 @@ def _node_cost(survey: Survey, module: str, port: attention.Port, options: Mappi
     return survey.memo[key]
 
 
-def resolve(
-    anatomy: Anatomy, module: str, options: Mapping[str, Any], host: nn.Module, port: attention.Port
-) -> dict[str, Any]:
-    """The options of a node with ``reduce_from`` and ``act: inherit`` answered by the block it is put into."""
-    settled = dict(options)
-    source = settled.pop("reduce_from", "site")
-    block = anatomy.block_of(anatomy.survey.paths[host])
-    holder = block if block is not None else host
-    if source == "block input" and settled.get("rd_channels") is None:
-        channels = _input_channels(anatomy.survey, holder)
-        if channels is None:
-            raise Unfit("the channels of the block's input cannot be derived")
-        width = attention.reduced_channels(module, channels, options)
-        if width is not None:
-            settled["rd_channels"] = width
-    if settled.get("act") == "inherit":
-        settled.update(_activation_of(holder))
-    return settled
-
-
-def _input_channels(survey: Survey, block: nn.Module) -> int | None:
-    frame = survey.frame(block)
-    leaves = [] if frame is None else torch.utils._pytree.tree_leaves((frame.args, frame.kwargs))
-    for leaf in leaves:
-        axis = channel_axis(leaf)
-        if isinstance(leaf, torch.Tensor) and axis is not None:
-            return leaf.shape[axis]
-    return None
-
-
-def _activation_of(block: nn.Module) -> dict[str, Any]:
-    """Name (and slope) of the first activation of a block, as timm's registry knows it."""
-    for module in block.modules():
-        if is_activation_layer(module):
-            name = attention.activation_name(module)
-            if name is not None:
-                slope = getattr(module, "negative_slope", None)
-                return {"act": name, **({"act_slope": slope} if name == "leaky_relu" and slope != 0.01 else {})}
-    raise Unfit("the block has no activation to inherit; name one: act: relu")
-
-
 def _present(anatomy: Anatomy, site: Site) -> str | None:
     """The child of the host that already gates this very place, if there is one."""
     host = site.host
@@ -215,9 +177,7 @@ def _behind(module: nn.Module) -> nn.Module:
     return module
 
 
-def _means(
-    survey: Survey, site: Site, edit: Insert, taken: dict[nn.Module, set[str]]
-) -> tuple[str, nn.Module, str]:
+def _means(survey: Survey, site: Site, edit: Insert, taken: dict[nn.Module, set[str]]) -> tuple[str, nn.Module, str]:
     """How the node gets there (see :class:`~sesurgery.plan.Edit`), into which host and under which name."""
     bare = edit.options.get("init") == "identity"
     socket = socket_at(survey, site, bare) if edit.name is None else None
@@ -266,7 +226,7 @@ def _notes(survey: Survey, host: nn.Module) -> tuple[str, ...]:
 
 
 def _child_action(edit: Edit) -> SetChild:
-    return SetChild(edit.host, edit.path.rpartition(".")[2], _Build(edit), node=True)
+    return SetChild(edit.host, _name(edit), _Build(edit), node=True)
 
 
 @dataclass(frozen=True)
@@ -315,7 +275,11 @@ def _forward_action(
 
 
 def _name(edit: Edit) -> str:
-    return edit.path.rpartition(".")[2]
+    """The attribute of an edit's node. It becomes part of a generated forward, so it must be a plain name."""
+    name = edit.path.rpartition(".")[2]
+    if not (name.isidentifier() or name.isdigit()):
+        raise StalePlanError(f"{name!r} is no name of an attribute", where=edit.host, remedy="plan again")
+    return name
 
 
 def _cut(edit: Edit) -> Cut:

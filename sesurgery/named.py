@@ -11,9 +11,9 @@ from .exchange import hidden_in
 from .layers import is_activation_layer, is_conv, is_depthwise, is_norm, is_pointwise, is_spatial
 from .marks import mark_of
 from .phrases import At
-from .placements import chosen, convs_of
 from .plan import Skip
 from .rules import Rule
+from .sites import chosen, convs_of
 
 _CONVS: dict[str, Callable[[nn.Module], bool]] = {
     "conv": is_conv,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import insert, structural  # noqa: F401  (they register their kinds of edit)
+from . import structural  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers its kinds of edit)
 from .actions import Action, Realised
 from .anatomy import Anatomy, dissect
 from .cost import plus
@@ -25,6 +25,7 @@ from .rules import Recipe
 from .selection import parse_stages
 from .survey import Survey, survey
 from .trace import LOCK
+from .trees import tensors_in
 
 Progress = Callable[[str, int, int], None]
 Fresh = Callable[[], nn.Module]
@@ -74,12 +75,17 @@ def draft(
     skips: list[Skip] = []
     diffs: list[Diff] = []
     steps: list[tuple[Action, ...]] = []
+    missing: list[InputError] = []
     for index, rule in enumerate(recipe.rules):
         report(f"planning rule {index + 1}", index + 1, total)
         if index and steps and steps[-1]:
             seen = _again(seen, steps[-1])
             anatomy = dissect(seen)
-        _check_stages(rule.where.stages, anatomy)
+        absent = _absent_stages(rule.where.stages, anatomy)
+        if absent is not None:
+            missing.append(absent)
+            skips.append(Skip("", absent.what, str(rule.at)))
+            continue
         with LOCK:
             found = list(KINDS[rule.action].propose(anatomy, rule))
             chosen = [_at_step(edit, index) for edit in found if isinstance(edit, Edit)]
@@ -89,6 +95,8 @@ def draft(
         edits += chosen
         diffs += realised.diffs
         steps.append(realised.actions)
+    if len(missing) == len(recipe.rules):
+        raise missing[0]
     if not edits:
         raise nothing_matched(recipe.name, name, anatomy, skips)
     report("counting the costs", total - 1, total)
@@ -140,9 +148,7 @@ def replay(
     return Draft(replace(plan, before=before, after=after), tuple(steps), args)
 
 
-def _realised(
-    action: str, anatomy: Anatomy, edits: list[Edit], skips: list[Skip]
-) -> tuple[list[Edit], Realised]:
+def _realised(action: str, anatomy: Anatomy, edits: list[Edit], skips: list[Skip]) -> tuple[list[Edit], Realised]:
     """The actions for edits; hosts that cannot be given a new forward are left out, with the reason."""
     while True:
         try:
@@ -176,14 +182,20 @@ def _by_step(edits: Sequence[Edit]) -> Iterator[list[Edit]]:
     yield from (groups[step] for step in sorted(groups))
 
 
-def _check_stages(stages: str, anatomy: Anatomy) -> None:
-    if stages != "all":
-        if not anatomy.stages:
-            raise InputError(
-                f"stages {stages} of a model in which no stage could be found",
-                remedy='leave --stages out, or narrow by path: where: {path: "..."}',
-            )
+def _absent_stages(stages: str, anatomy: Anatomy) -> InputError | None:
+    """The error for a rule about stages that the model does not have. Another rule of the recipe may still hold."""
+    if stages == "all":
+        return None
+    if not anatomy.stages:
+        return InputError(
+            f"stages {stages} of a model in which no stage could be found",
+            remedy='leave --stages out, or narrow by path: where: {path: "..."}',
+        )
+    try:
         parse_stages(stages, len(anatomy.stages))
+    except InputError as error:
+        return error
+    return None
 
 
 def _cost_after(seen: Survey, model: nn.Module, steps: Sequence[Sequence[Action]]) -> Cost:
@@ -218,10 +230,7 @@ def _after_inserts(seen: Survey, before: Cost, edits: Sequence[Edit]) -> Cost:
 
 
 def _check_shapes(edit: Edit, before: Any, after: Any) -> None:
-    shapes = [
-        [tuple(leaf.shape) for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-        for value in (before, after)
-    ]
+    shapes = [[tuple(tensor.shape) for tensor in tensors_in(value)] for value in (before, after)]
     if shapes[0] != shapes[1]:
         raise SurgeryError(
             f"its host would return {shapes[1]} instead of {shapes[0]}",

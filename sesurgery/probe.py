@@ -13,6 +13,7 @@ from torch import nn
 from .axes import copy_labels, label, mark_activation
 from .cost import CountingMode, parameters
 from .plan import Cost
+from .trees import map_tensors, tensors_in
 from .twin import to_meta
 
 
@@ -54,7 +55,7 @@ def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True) -> Probe:
     recorder = _Recorder()
     mode = CountingMode(labels)
     model.eval()
-    for leaf in _leaves(args):
+    for leaf in tensors_in(args):
         mark_activation(leaf)
         label(leaf, 1 if leaf.ndim >= 3 and leaf.is_floating_point() else None)
     with recorder.attached(model.modules()), torch.no_grad(), _on_device(args), mode:
@@ -66,7 +67,7 @@ def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True) -> Probe:
         frames.setdefault(frame.module, frame)
         calls[frame.module] = calls.get(frame.module, 0) + 1
         if not frame.children:
-            memory += sum(leaf.numel() * leaf.element_size() for leaf in _leaves(frame.output))
+            memory += sum(leaf.numel() * leaf.element_size() for leaf in tensors_in(frame.output))
     return Probe(recorder.root, frames, calls, mode.cost(parameters(model), memory))
 
 
@@ -105,7 +106,7 @@ def _light(value: Any) -> Any:
     """The value with its tensors on ``meta``, labels kept, in new containers: a forward may go on filling its own."""
     if isinstance(value, tuple) and all(isinstance(item, torch.Tensor) and item.is_meta for item in value):
         return value
-    return torch.utils._pytree.tree_map_only(torch.Tensor, _light_tensor, value)
+    return map_tensors(_light_tensor, value)
 
 
 def _light_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -116,15 +117,6 @@ def _light_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return light
 
 
-def _leaves(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-        return
-    for leaf in torch.utils._pytree.tree_leaves(value):
-        if isinstance(leaf, torch.Tensor):
-            yield leaf
-
-
 def _walk(frame: Frame) -> Iterator[Frame]:
     yield frame
     for child in frame.children:
@@ -133,5 +125,5 @@ def _walk(frame: Frame) -> Iterator[Frame]:
 
 def _on_device(args: tuple[Any, ...]) -> contextlib.AbstractContextManager[Any]:
     """Tensors that a forward makes without naming a device must lie where the input does."""
-    first = next(_leaves(args), None)
+    first = next(iter(tensors_in(args)), None)
     return torch.device(first.device) if first is not None else contextlib.nullcontext()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.fx import Node
 
 from .actions import Realised
-from .anatomy import Anatomy, Merge
+from .anatomy import Anatomy
 from .cost import parameters
 from .edits import edit_kind, fingerprint
 from .errors import Unfit
@@ -25,6 +25,7 @@ from .exchange import (
 from .gates import attention_modules, gate_edit_site, strip_host, written_gates
 from .inplace import check_in_place, overwriting
 from .layers import is_norm
+from .merges import Merge
 from .named import layers_of, too_few
 from .plan import Edit, Skip
 from .realise import realise

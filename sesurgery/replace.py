@@ -11,7 +11,7 @@ from torch import nn
 
 from . import attention, conv_change
 from .actions import Realised
-from .anatomy import Anatomy, Merge
+from .anatomy import Anatomy
 from .attention.gates import act_class
 from .axes import channel_axis
 from .cost import measure, parameters
@@ -19,8 +19,9 @@ from .edits import edit_kind, fingerprint
 from .errors import Unfit
 from .exchange import Make, child_edit, digest, frames_of, guarded, input_of, only_place, places, wanted_facts
 from .gates import attention_modules, gate_edit_site, strip_host, written_gates
-from .insert import resolve
+from .merges import Merge
 from .named import layers_of, too_few
+from .node_options import resolve
 from .plan import Edit, Skip
 from .realise import realise
 from .rules import Replace, Rule

@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-import torch.fx
 from torch.fx import Graph, Node
 
 from .errors import Unfit
@@ -80,7 +78,7 @@ def cut_graph(graph: Graph, cuts: Sequence[Cut]) -> Graph:
         if len(sources) > 1:
             raise Unfit("another rule has already parted the ways that this one would gate together")
         source = sources.pop() if sources else value
-        with copied.inserting_after(_last_placeholder(copied) if source.op == "placeholder" else source):
+        with copied.inserting_after(_last_placeholder(copied) if source.op == "placeholder" else source):  # type: ignore[union-attr]
             node = copied.call_module(cut.name, (source,))
         node.meta["val"] = value.meta.get("val")
         for user in users:
@@ -126,9 +124,7 @@ def new_forward(
     return _assembled(bodies, flags)
 
 
-def _can_follow(
-    frame: Frame, base: Trace, flag: str, recut: Recut, change: Callable[[Graph, Changes], Graph]
-) -> bool:
+def _can_follow(frame: Frame, base: Trace, flag: str, recut: Recut, change: Callable[[Graph, Changes], Graph]) -> bool:
     """Whether the cuts can be made on the other side of a flag too. Training mode must be followed."""
     other = trace(frame, {flag: not base.reads[flag]})
     try:

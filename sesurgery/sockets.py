@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 from torch.fx import Node
 
-from .layers import drops
-from .placements import Site
+from .layers import Child, drops
+from .sites import Site
 from .survey import Survey
 from .trace import Trace, trace
 
@@ -99,9 +99,9 @@ def _at_site(site: Site, traced: Trace, call: Node) -> bool:
     if value is None or not isinstance(source, Node):
         return False
     child = _child_of(site.host)
-    between = source
-    while between is not value and between is not call and between.args and drops(between, child):
-        between = between.args[0]  # type: ignore[assignment]
+    between: Node = source
+    while between is not value and drops(between, child) and isinstance(between.args[0], Node):
+        between = between.args[0]
     if call is value:  # then it gates for every user, and the site may be meant for some of them only
         return not site.users or {user.name for user in value.users} <= {user.name for user in site.users}
     if between is not value or source not in (value, *_only_line(value)):
@@ -121,7 +121,7 @@ def _only_line(value: Node) -> list[Node]:
     return line
 
 
-def _child_of(host: nn.Module):  # type: ignore[no-untyped-def]
+def _child_of(host: nn.Module) -> Child:
     def child(path: str) -> nn.Module:
         try:
             return host.get_submodule(path)

@@ -9,7 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-_PLAIN = (bool, int, float, str, type(None), torch.Size, torch.dtype, type, types.FunctionType, types.BuiltinFunctionType)
+_PLAIN = (
+    bool,
+    int,
+    float,
+    str,
+    type(None),
+    torch.Size,
+    torch.dtype,
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+)
 _BOOKKEEPING = frozenset(
     (*nn.Module().__dict__, "_sesurgery_reads", "_is_full_backward_hook", "_is_hf_initialized")
 ) - {"training"}

@@ -13,6 +13,7 @@ from torch import nn
 
 from . import zoo
 from .anatomy import dissect
+from .drift import Drift
 from .errors import InputError, ModelError, SurgeryError
 from .examples import describe
 from .marks import MODEL_MARK
@@ -141,7 +142,7 @@ def apply(
         report = load_into(target, weights)
         notes += [*report.notes, *report.warnings]
     made = _draft(target, spec, wanted, example_input, input_size, progress)
-    probe = _Drift(target, made) if pretrained or weights is not None else None
+    probe = Drift(target, made) if pretrained or weights is not None else None
     _operate(target, made, spec)
     drift = probe.measured() if probe is not None else None
     notes += _advice(made)
@@ -184,9 +185,7 @@ def inspect(
     )
 
 
-def _recipe(
-    recipe: RecipeLike, stages: str | int | None, module: str | None, options: Mapping[str, Any]
-) -> Recipe:
+def _recipe(recipe: RecipeLike, stages: str | int | None, module: str | None, options: Mapping[str, Any]) -> Recipe:
     loaded = load_recipe(recipe)
     if stages is None and module is None and not options:
         return loaded
@@ -271,57 +270,13 @@ def _name(model: nn.Module, spec: zoo.ModelSpec | None) -> str:
 
 
 def _operate(model: nn.Module, made: Draft, spec: zoo.ModelSpec | None) -> None:
-    history = dict(model.__dict__.get(MODEL_MARK) or {"base": None, "plans": (), "inputs": ()})
+    history: dict[str, Any] = dict(model.__dict__.get(MODEL_MARK) or {"base": None, "plans": (), "inputs": ()})
     if spec is not None:
         history["base"] = {"reference": spec.reference, "args": dict(spec.args)}
     history["plans"] = (*history["plans"], made.plan.to_json())
     history["inputs"] = (*history["inputs"], describe(made.example))
     perform(model, made.actions)
     model.__dict__[MODEL_MARK] = history
-
-
-class _Drift:
-    """Runs a model before and after an operation on the same random input."""
-
-    def __init__(self, model: nn.Module, made: Draft) -> None:
-        self.model = model
-        self.args = made.example
-        self.before = self._output()
-
-    def _output(self) -> list[torch.Tensor] | None:
-        if any(parameter.is_meta for parameter in self.model.parameters()):
-            return None
-        generator = torch.Generator().manual_seed(0)
-        tensor = next(iter(self.model.parameters()), torch.empty(0))
-
-        def number(leaf: torch.Tensor) -> torch.Tensor:
-            if not leaf.is_floating_point():
-                return torch.zeros(leaf.shape, dtype=leaf.dtype, device=tensor.device)
-            values = torch.randn(leaf.shape, generator=generator, dtype=torch.float32)
-            return values.to(device=tensor.device, dtype=tensor.dtype)
-
-        args = torch.utils._pytree.tree_map_only(torch.Tensor, number, self.args)
-        modes = {module: module.training for module in self.model.modules()}
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                output = self.model.eval()(*args)
-        except Exception:
-            return None  # a model that only runs on its own data has no drift to report
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-
-    def measured(self) -> float | None:
-        """The relative distance of the outputs, or None where the model could not be run."""
-        after = self._output()
-        if self.before is None or after is None or len(after) != len(self.before):
-            return None
-        pairs = [(old.double(), new.double()) for old, new in zip(self.before, after, strict=True)]
-        pairs = [(old, new) for old, new in pairs if old.shape == new.shape]
-        moved = sum(float((new - old).square().sum()) for old, new in pairs) ** 0.5
-        size = sum(float(old.square().sum()) for old, _ in pairs) ** 0.5
-        return moved / size if size else moved
 
 
 def _advice(made: Draft) -> list[str]:

@@ -17,6 +17,7 @@ from .plan import Cost, Untraced
 from .probe import Frame, Probe, run
 from .structure import structure
 from .trace import LOCK, Failure, Trace, chain, trace
+from .trees import map_tensors, nesting, tensors_in
 from .twin import to_meta, twin_of
 
 
@@ -42,7 +43,7 @@ class Survey:
     body: nn.Module | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
     _traces: dict[nn.Module, Trace | Failure | None] = field(default_factory=dict)
-    _known: dict[Any, Trace | Failure] = field(default_factory=dict)
+    _known: dict[Any, Trace | Failure | None] = field(default_factory=dict)
     _structures: dict[nn.Module, Any] = field(default_factory=dict)
 
     @property
@@ -129,9 +130,9 @@ class Survey:
     @functools.cached_property
     def input_area(self) -> int | None:
         """Height times width of the example input, where it is a map."""
-        for leaf in torch.utils._pytree.tree_leaves(self.args):
-            if isinstance(leaf, torch.Tensor) and leaf.ndim >= 3:
-                return leaf.shape[-1] * leaf.shape[-2]
+        for tensor in tensors_in(self.args):
+            if tensor.ndim >= 3:
+                return tensor.shape[-1] * tensor.shape[-2]
         return None
 
 
@@ -178,8 +179,8 @@ def _signature(value: Any) -> Any:
         return tuple((item.shape, item.dtype, channel_axis(item), is_activation(item)) for item in value)
     if not value:
         return ()
-    leaves, spec = torch.utils._pytree.tree_flatten(value)
-    return str(spec), tuple(
+    leaves, spec = nesting(value)
+    return spec, tuple(
         (tuple(leaf.shape), leaf.dtype, channel_axis(leaf), is_activation(leaf))
         if isinstance(leaf, torch.Tensor)
         else (type(leaf), repr(leaf))
@@ -245,7 +246,7 @@ def _real(args: tuple[Any, ...]) -> tuple[Any, ...]:
             return torch.rand(tensor.shape, dtype=tensor.dtype)
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
-    return torch.utils._pytree.tree_map_only(torch.Tensor, number, args)
+    return map_tensors(number, args)
 
 
 def _transplant(probe: Probe, twin: nn.Module) -> Probe:

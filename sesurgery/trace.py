@@ -14,17 +14,19 @@ import threading
 import traceback
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.fx
 from torch import nn
+from torch.fx.proxy import TraceError
 
 from .cost import CountingMode
 from .guards import expect
 from .probe import Frame
+from .proxies import ValueProxy, unpacked, values
 
 # torch.fx patches nn.Module for the time of a trace, for every thread.
 LOCK = threading.RLock()
@@ -154,7 +156,7 @@ class _Tracer(torch.fx.Tracer):
         positional: list[Any] = []
         keywords: dict[str, Any] = {}
         for index, (name, parameter) in enumerate(signature.parameters.items()):
-            value = self.root if index == 0 else self._input(name, parameter, given)
+            value: Any = self.root if index == 0 else self._input(name, parameter, given)
             if parameter.kind is parameter.VAR_POSITIONAL:
                 positional.extend(value)
             elif parameter.kind is parameter.VAR_KEYWORD:
@@ -177,13 +179,15 @@ class _Tracer(torch.fx.Tracer):
                 proxy = self.create_proxy("placeholder", star + name, (), {})
                 proxy.node.meta["val"] = given[name]
                 return proxy if star == "*" else {key: proxy[key] for key in given[name]}
-            self.create_proxy("placeholder", ("*" if parameter.kind is parameter.VAR_POSITIONAL else "**") + name, (), {})
+            self.create_proxy(
+                "placeholder", ("*" if parameter.kind is parameter.VAR_POSITIONAL else "**") + name, (), {}
+            )
             return () if parameter.kind is parameter.VAR_POSITIONAL else {}
         empty = parameter.default is parameter.empty
         proxy = self.create_proxy("placeholder", name, () if empty else (parameter.default,), {})
         if name in given and not isinstance(given[name], (bool, str, type(None))):
             proxy.node.meta["val"] = given[name]
-            return _unpacked(proxy, given[name])
+            return unpacked(proxy, given[name])
         value = given.get(name, parameter.default)
         proxy.node.meta["val"] = value
         if name in self.live:
@@ -197,7 +201,7 @@ class _Tracer(torch.fx.Tracer):
         return super().create_arg(a)
 
     def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
-        return _ValueProxy(node, self)
+        return ValueProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
@@ -206,7 +210,7 @@ class _Tracer(torch.fx.Tracer):
         value = proxy.node.meta["val"] = self._evaluate(proxy.node)
         if value is None and (kind == "call_module" or target is operator.getitem):
             return None  # what a child leaves out is part of the structure
-        return _unpacked(proxy, value) if kind == "call_module" else proxy
+        return unpacked(proxy, value) if kind == "call_module" else proxy
 
     def to_bool(self, obj: torch.fx.Proxy) -> bool:
         """A branch on sizes is followed, and guarded: the generated forward refuses to take it the other way."""
@@ -220,7 +224,7 @@ class _Tracer(torch.fx.Tracer):
     def _fixed(self, obj: torch.fx.Proxy, kind: type) -> Any:
         value = obj.node.meta.get("val")
         if not isinstance(value, (bool, int, float)):
-            raise torch.fx.proxy.TraceError("its forward branches on a value known only at run time")
+            raise TraceError("its forward branches on a value known only at run time")
         place = _own_line(type(self.root))
         super().create_proxy("call_function", expect, (obj, value, f"{type(self.root).__name__}.forward, {place}"), {})
         return kind(value)
@@ -230,7 +234,7 @@ class _Tracer(torch.fx.Tracer):
             queue = self.recorded.get(id(self.root.get_submodule(str(node.target))))
             if queue:
                 return queue.popleft()
-        args, kwargs = _values(node.args), _values(node.kwargs)
+        args, kwargs = values(node.args), values(node.kwargs)
         self.evaluating = True
         try:
             with torch.no_grad(), torch.device("meta"), CountingMode():
@@ -251,97 +255,6 @@ class _Tracer(torch.fx.Tracer):
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-class _ValueProxy(torch.fx.Proxy):
-    """A proxy that knows its value, and passes for a tensor, list or dict where it stands for one.
-
-    Rank and the length of a list belong to the structure of a network and are taken as they are; sizes stay symbolic.
-    """
-
-    _is_param = False
-
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
-        value = self.node.meta.get("val")
-        if isinstance(value, torch.Tensor):
-            return torch.Tensor
-        if isinstance(value, (list, dict)) or type(value) is tuple:
-            return type(value)
-        return _ValueProxy
-
-    @__class__.setter
-    def __class__(self, value: type) -> None:
-        raise TypeError("a proxy keeps its class")
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)  # so that no protocol takes a proxy for an array
-        value = self.node.meta.get("val")
-        if isinstance(value, torch.Tensor):
-            if name == "ndim":
-                return value.ndim
-            if name == "dim":
-                return lambda: value.ndim
-        if value is not None and not callable(getattr(value, name, len)):
-            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-        if isinstance(value, dict) and name in ("items", "values"):
-            pairs = [(key, self[key]) for key in value]
-            return lambda: pairs if name == "items" else [item for _, item in pairs]
-        return super().__getattr__(name)
-
-    def keys(self) -> Any:
-        value = self.node.meta.get("val")
-        return list(value) if isinstance(value, dict) else super().keys()
-
-    def __int__(self) -> int:
-        return self.tracer.fixed_number(self, int)
-
-    __index__ = __int__
-
-    def __float__(self) -> float:
-        return self.tracer.fixed_number(self, float)
-
-    def __iter__(self) -> Iterator[Any]:
-        value = self.node.meta.get("val")
-        if isinstance(value, dict):
-            return iter(value)
-        if isinstance(value, (list, tuple)):
-            return iter([self[index] for index in range(len(value))])
-        return iter(super().__iter__())
-
-    def __len__(self) -> int:
-        value = self.node.meta.get("val")
-        if isinstance(value, (list, tuple, dict)):
-            return len(value)
-        return super().__len__()
-
-    def __setitem__(self, index: Any, item: Any) -> None:
-        """A write into a tensor is a step like any other: it stands in the graph where it was made."""
-        if not isinstance(self.node.meta.get("val"), torch.Tensor):
-            raise TypeError(f"its forward assigns to a place of a {type(self.node.meta.get('val')).__name__}")
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, item), {})
-
-
-def _values(arguments: Any) -> Any:
-    """Arguments of a node with every node in them as the value it had, in plain lists and dicts."""
-    if isinstance(arguments, torch.fx.Node):
-        return arguments.meta["val"]
-    if isinstance(arguments, tuple):
-        items = [_values(item) for item in arguments]
-        return type(arguments)(*items) if hasattr(arguments, "_fields") else tuple(items)
-    if isinstance(arguments, list):
-        return [_values(item) for item in arguments]
-    if isinstance(arguments, dict):
-        return {key: _values(item) for key, item in arguments.items()}
-    if isinstance(arguments, slice):
-        return slice(_values(arguments.start), _values(arguments.stop), _values(arguments.step))
-    return arguments
-
-
-def _unpacked(proxy: torch.fx.Proxy, value: Any) -> Any:
-    """A list as a list of proxies, so that a forward may assign to its places."""
-    return [proxy[index] for index in range(len(value))] if isinstance(value, list) else proxy
-
-
 _WATCHING: dict[type, type] = {}
 
 
@@ -349,7 +262,7 @@ def _watching(kind: type) -> type:
     """A subclass that notes which plain attributes of the instance are read."""
     if kind not in _WATCHING:
 
-        def __getattribute__(self: Any, name: str) -> Any:  # noqa: N807
+        def read(self: Any, name: str) -> Any:
             value = kind.__getattribute__(self, name)
             if isinstance(value, _PLAIN) and not name.startswith("__"):
                 fields = object.__getattribute__(self, "__dict__")
@@ -357,7 +270,8 @@ def _watching(kind: type) -> type:
                     fields["_sesurgery_reads"][name] = value
             return value
 
-        _WATCHING[kind] = type(kind.__name__, (kind,), {"__getattribute__": __getattribute__, "__slots__": ()})
+        metaclass: Any = type(kind)
+        _WATCHING[kind] = metaclass(kind.__name__, (kind,), {"__getattribute__": read, "__slots__": ()})
     return _WATCHING[kind]
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .errors import ModelError
+from .trees import map_tensors
 
 _HOOKS = (
     "_forward_hooks",
@@ -53,11 +54,11 @@ def twin_of(model: nn.Module) -> nn.Module:
 
 def to_meta(value: Any) -> Any:
     """A nested value with every tensor in it moved to ``meta`` (shape, dtype and strides kept)."""
-    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), value)
+    return map_tensors(lambda tensor: tensor.to("meta"), value)
 
 
 def _weightless(tensor: torch.Tensor) -> torch.Tensor:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
         raise ModelError("a lazy module has no shape yet", remedy="run the model once before operating on it")
     empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     if isinstance(tensor, nn.Parameter):

@@ -21,7 +21,7 @@ import sesurgery
 from sesurgery.plan import Plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from families import FAMILIES, Family  # type: ignore[import-not-found]  # noqa: E402
+from families import FAMILIES, Family  # type: ignore[import-not-found]
 
 ALL = bool(os.environ.get("SESURGERY_ALL_FAMILIES"))
 QUICK = (

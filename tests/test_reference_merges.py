@@ -17,8 +17,8 @@ import sesurgery
 from sesurgery import zoo
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from families import FAMILIES, Family  # type: ignore[import-not-found]  # noqa: E402
-from reference import compare, reference, sums_of  # type: ignore[import-not-found]  # noqa: E402
+from families import FAMILIES, Family  # type: ignore[import-not-found]
+from reference import compare, reference, sums_of  # type: ignore[import-not-found]
 
 ALL = bool(os.environ.get("SESURGERY_ALL_FAMILIES"))
 SLOW = ("densenet (torchvision)", "repghost", "googlenet (torchvision)", "mobilevit", "gmlp", "hgnet", "levit")

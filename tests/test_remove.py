@@ -259,6 +259,7 @@ class Before(nn.Module):
     [
         (lambda: Before(SEModule(8)), "attention", {}),
         (lambda: Before(nn.BatchNorm2d(8)), "norm", {}),
+        (lambda: Before(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1))), "second conv", {}),
         (lambda: Before(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)), "first conv", {"with_norm": True}),
     ],
 )

@@ -70,6 +70,23 @@ def test_half_goes_around() -> None:
     check_operated(net, surgery.model, torch.randn(2, 3, 32, 32))
 
 
+class Preactivated(nn.Module):
+    """Its first layer overwrites what it is given."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.act, self.conv = nn.SiLU(inplace=True), nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.act(x)
+        return y + self.conv(y)
+
+
+def test_blocks_may_begin_in_place() -> None:
+    net = Net(Preactivated(8), Preactivated(8))
+    check_operated(net, rewired(net).model, torch.randn(2, 3, 32, 32))
+
+
 def test_same_width_keeps_the_blocks() -> None:
     net = Net(Block(8), Block(8))
     surgery = rewired(net, rebuild="same width", split=0.25)

@@ -1,0 +1,32 @@
+"""Tensors in nested lists, tuples and dicts: what goes into a module and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree  # torch's own; there is no public name for it
+
+
+def leaves_of(value: Any) -> list[Any]:
+    """Everything in a nested value that is no container."""
+    return pytree.tree_leaves(value)
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """The tensors in a nested value, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """A nested value with ``function`` applied to every tensor in it."""
+    return pytree.tree_map_only(torch.Tensor, function, value)
+
+
+def nesting(value: Any) -> tuple[list[Any], str]:
+    """The leaves of a nested value and a description of how they are nested."""
+    leaves, spec = pytree.tree_flatten(value)
+    return leaves, str(spec)

@@ -1,0 +1,93 @@
+"""What operated models can still do: a part of the matrix of docs/compatibility.md, which benchmarks/compatibility.py runs."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from compatibility import COLUMNS, DDP, cell, page  # type: ignore[import-not-found]
+from families import FAMILIES, Family  # type: ignore[import-not-found]
+from features import FEATURES, NotApplicableError, operate  # type: ignore[import-not-found]
+from parallel import distributed  # type: ignore[import-not-found]
+
+BY_NAME = {family.name: family for family in FAMILIES}
+# A filled socket, a rewritten forward on tokens, one on NHWC, a node behind a child of a Sequential.
+SLOW_FEATURES = ("ONNX", "fake-quant")
+QUICK_FEATURES = [name for name in FEATURES if name not in SLOW_FEATURES]
+MODELS: dict[str, nn.Module] = {}
+
+
+def operated(name: str) -> tuple[Family, nn.Module]:
+    if name not in MODELS:
+        MODELS[name] = operate(BY_NAME[name])
+    return BY_NAME[name], copy.deepcopy(MODELS[name])
+
+
+@pytest.mark.parametrize("feature", QUICK_FEATURES)
+@pytest.mark.parametrize("name", ["resnet", "vit", "starnet"])
+def test_feature_of_a_timm_model(name: str, feature: str) -> None:
+    FEATURES[feature](*operated(name))
+
+
+@pytest.mark.parametrize("feature", QUICK_FEATURES)
+@pytest.mark.parametrize("name", ["squeezenet (torchvision)", "mobilenet_v3 (torchvision)"])
+def test_feature_of_a_torchvision_model(name: str, feature: str) -> None:
+    if feature in ("features_only", "forward_intermediates"):
+        with pytest.raises(NotApplicableError, match="timm only"):
+            FEATURES[feature](*operated(name))
+        return
+    FEATURES[feature](*operated(name))
+
+
+@pytest.mark.parametrize("feature", ["torch.export", "torch.save", "FX re-trace", "forward_intermediates"])
+@pytest.mark.parametrize("name", ["swin", "convnext", "nfnet", "densenet", "res2net"])
+def test_feature_of_another_layout(name: str, feature: str) -> None:
+    FEATURES[feature](*operated(name))
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+def test_onnxruntime_gives_the_same_numbers(name: str) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    FEATURES["ONNX"](*operated(name))
+
+
+def test_fake_quantisation() -> None:
+    FEATURES["fake-quant"](*operated("resnet"))
+
+
+def test_two_processes_train_one_model() -> None:
+    assert distributed([BY_NAME["resnet"], BY_NAME["vit"]]) == {"resnet": "", "vit": ""}
+
+
+def test_cell_says_whose_fault_a_failure_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    family, model = operated("resnet")
+
+    def ours(family: Family, model: nn.Module) -> None:
+        if "_sesurgery_history" in vars(model):
+            raise ValueError("ours\nsecond line")
+
+    def anybody(family: Family, model: nn.Module) -> None:
+        raise ValueError("anybody's")
+
+    monkeypatch.setitem(FEATURES, "ours", ours)
+    monkeypatch.setitem(FEATURES, "anybody", anybody)
+    assert cell(family, "ours", model) == ("no", "ValueError: ours")
+    assert cell(family, "anybody", model) == ("neither", "ValueError: anybody's")
+    assert cell(family, "EMA", model) == ("yes", "")
+
+
+def test_page_gives_every_no_a_reason() -> None:
+    cells: dict[str, Any] = dict.fromkeys(COLUMNS, ("yes", ""))
+    cells["ONNX"], cells["EMA"], cells[DDP] = ("no", "A: b"), ("absent", "timm only"), ("neither", "C: d")
+    text = page({"resnet": cells, "vit": cells})
+    assert text.count("no [1]") == 2
+    assert text.count("orig. [2]") == 2
+    assert "1. A: b\n2. (original) C: d\n" in text
+    assert f"yes: {2 * (len(COLUMNS) - 3)} of {2 * len(COLUMNS)} cells" in text
