@@ -16,8 +16,10 @@ import timm
 import torch
 import torch.fx
 from families import Family
+from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from timm.utils import ModelEmaV3
 from torch import nn
+from torchvision.models.feature_extraction import NodePathTracer
 
 import sesurgery
 
@@ -224,10 +226,12 @@ def saved(family: Family, model: nn.Module) -> None:
 
 @feature("FX re-trace")
 def retraced(family: Family, model: nn.Module) -> None:
-    """torch.fx.symbolic_trace of the whole model."""
+    """The whole model through torch.fx, with timm's lists of what is left whole (as create_feature_extractor does)."""
     image = family.image()
+    tracer = NodePathTracer(leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions())
+    graph = tracer.trace(model)
     with torch.no_grad():
-        same(torch.fx.symbolic_trace(model)(image), model(image))
+        same(torch.fx.GraphModule(tracer.root, graph)(image), model(image))
 
 
 @feature("fake-quant")

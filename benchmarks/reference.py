@@ -1,9 +1,9 @@
 """How many sums of activations a whole-model torch.fx trace shows: a reference to hold the anatomy against.
 
 The trace is the one that timm's and torchvision's ``create_feature_extractor`` take (torchvision's NodePathTracer with
-timm's own lists of leaf modules and leaf functions); it knows nothing of sesurgery. Shapes come from one run of the traced
-graph on ``meta``. Every sum of two tensors that both depend on the model's input is counted, for the module in whose
-forward it stands.
+timm's own lists of leaf modules and leaf functions); it knows nothing of sesurgery. Shapes come from one run of the
+traced graph on ``meta``. Every sum of two tensors that both depend on the model's input is counted, for the
+module in whose forward it stands.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Comparison:
 
 
 def reference(model: nn.Module, args: tuple[Any, ...]) -> Reference:
-    """Trace ``model`` whole (in eval mode) and run the trace on ``args``; both must lie on ``meta``, and stay as they are."""
+    """Trace ``model`` whole (in eval mode) and run the trace on ``args``; both lie on ``meta`` and stay as they are."""
     modes = {module: module.training for module in model.modules()}
     try:
         tracer = _Tracer()
@@ -98,7 +98,7 @@ def compare(model: nn.Module, args: tuple[Any, ...], found: Mapping[str, int]) -
 
 
 def sums_of(inspection: Any) -> dict[str, int]:
-    """The ``add`` merges of a :class:`sesurgery.plan.Inspection`, or of an anatomy's reported merges, by module path."""
+    """The ``add`` merges of a :class:`sesurgery.plan.Inspection`, or reported by an anatomy, by module path."""
     merges = getattr(inspection, "merges", inspection)
     return dict(Counter(merge.path.rpartition(".")[0] for merge in merges if merge.op == "add"))
 

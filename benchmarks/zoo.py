@@ -219,7 +219,7 @@ def _summary(found: list[dict[str, Any]]) -> Iterator[str]:
         + (f"{sum(row['reverted'] for row in operated):,}.")
     )
     share = 100 * (1 - missing / modules) if modules else 0.0
-    yield f"- Modules with a forward of their own that were traced: {modules - missing:,} of {modules:,} ({share:.3f} %)."
+    yield f"- Modules with a forward of their own, traced: {modules - missing:,} of {modules:,} ({share:.3f} %)."
     if base:
         yield (
             f"- Time to plan and apply (two forwards for the costs included) against creating the model on meta and "
@@ -239,7 +239,7 @@ def _refusals(found: list[dict[str, Any]]) -> Iterator[str]:
         if "crash" in row:
             yield f"- `{row['model']}`: crash: {row['crash']}"
         elif "recipe" not in row:
-            reason = list(row["refused"].values())[0].split("; sesurgery inspect")[0]
+            reason = next(iter(row["refused"].values())).split("; sesurgery inspect")[0]
             yield f"- `{row['model']}` ({row['class']}): {reason}"
 
 

@@ -16,9 +16,9 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(DOCS), str(ROOT)]
 
-import recipe_page
-from file_table import with_files
-from shown_runs import as_shown, texts_of
+import recipe_page  # noqa: E402
+from file_table import with_files  # noqa: E402
+from shown_runs import as_shown, texts_of  # noqa: E402
 
 
 def picture() -> str:

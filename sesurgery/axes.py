@@ -182,8 +182,9 @@ def _stack(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
 
 
 def _select(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
-    axes = _axes(args[0])
-    gone = (args[1] if len(args) > 1 else 0) % args[0].ndim
+    source = args[0]
+    axes = _axes(source)
+    gone = (args[1] if len(args) > 1 else 0) % source.ndim
     return None if axes is None or gone in axes else tuple(axis - (gone < axis) for axis in axes)
 
 
@@ -193,13 +194,14 @@ def _expand(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
 
 
 def _reduce(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
-    axes = _axes(args[0])
+    source = args[0]
+    axes = _axes(source)
     if axes is None:
         return None
-    if output.ndim == args[0].ndim:
-        return axes if all(output.shape[axis] == args[0].shape[axis] for axis in axes) else None
-    gone = args[1] if len(args) > 1 and args[1] is not None else range(args[0].ndim)
-    dims = [dim % args[0].ndim for dim in ([gone] if isinstance(gone, int) else gone)]
+    if output.ndim == source.ndim:
+        return axes if all(output.shape[axis] == source.shape[axis] for axis in axes) else None
+    gone = args[1] if len(args) > 1 and args[1] is not None else range(source.ndim)
+    dims = [dim % source.ndim for dim in ([gone] if isinstance(gone, int) else gone)]
     return None if set(axes) & set(dims) else tuple(axis - sum(dim < axis for dim in dims) for axis in axes)
 
 

@@ -40,7 +40,7 @@ class EditKind(Protocol):
         ...
 
     def realise(self, anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
-        """The actions for edits of this kind. Raises ``StalePlanError`` where the model is not what they were made for."""
+        """The actions for edits of this kind. Raises ``StalePlanError`` on a model they were not made for."""
         ...
 
 
@@ -142,7 +142,8 @@ def fingerprint(survey: Survey, host: nn.Module) -> str:
     if key not in survey.memo:
         traced = survey.trace(host)
         children = ",".join(f"{name}:{type(child).__name__}" for name, child in host.named_children())
-        text = f"{type(host).__name__}|{forward_text(survey, host) if isinstance(traced, Trace) else 'untraced'}|{children}"
+        forward = forward_text(survey, host) if isinstance(traced, Trace) else "untraced"
+        text = f"{type(host).__name__}|{forward}|{children}"
         survey.memo[key] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return survey.memo[key]
 

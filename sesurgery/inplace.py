@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import operator
 from collections.abc import Set
 
@@ -13,6 +15,8 @@ from .layers import activates, is_dropping
 from .survey import Survey
 
 _CHANGES = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+# A trace does not tell `x += y` from `x + y`; the text of the forward does.
+_WRITTEN = {operator.add: "+=", operator.sub: "-=", operator.mul: "*=", operator.truediv: "/="}
 
 
 def check_in_place(survey: Survey, module: nn.Module, gone: Set[nn.Module] = frozenset()) -> None:
@@ -64,7 +68,18 @@ def _in_place(host: nn.Module, node: Node) -> bool:
         )
     if node.op == "call_method":
         return str(node.target).endswith("_")
+    if node.target in _WRITTEN:
+        return _WRITTEN[node.target] in _source(type(host))
     return node.target in _CHANGES or bool(node.kwargs.get("inplace", False))
+
+
+@functools.lru_cache(maxsize=512)
+def _source(kind: type[nn.Module]) -> str:
+    """The text of a class's forward. Without one every sign is taken to be there."""
+    try:
+        return inspect.getsource(kind.forward)
+    except (OSError, TypeError):
+        return " ".join(_WRITTEN.values())
 
 
 def _first_layers(module: nn.Module) -> list[nn.Module]:

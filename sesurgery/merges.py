@@ -115,7 +115,7 @@ def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, found
 def _is_fusion(
     scales: _Scales, terms: tuple[Node, ...], fork: Node | None, flow: Flow, found: dict[Node, Merge]
 ) -> bool:
-    """Whether three or more branches meet that are all single layers: a re-parameterisable sum (RepVGG), no residual."""
+    """Whether three or more branches meet that are all single layers: a re-parameterisable sum (RepVGG)."""
     leaves: list[Node] = []
     pending = list(terms)
     while pending:

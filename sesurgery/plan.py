@@ -49,7 +49,7 @@ class Edit:
         module: registry name of the node (``se``), or the class name of what takes the place.
         options: everything needed to build the node again.
         means: how it is performed: ``socket`` (the host's own empty attribute is filled), ``graph`` (the host's forward
-            is rewritten), ``behind`` (a child of a Sequential is followed by the node), ``child`` (a child is exchanged).
+            is rewritten), ``behind`` (a child of a Sequential is followed by the node), ``child`` (one is exchanged).
         site: where in the host's graph: node names, by role.
         fingerprint: digest of the host's forward before the edit.
         params: parameters added (negative where removed).

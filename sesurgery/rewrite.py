@@ -66,7 +66,7 @@ def copy_graph(graph: Graph) -> Graph:
 
 
 def cut_graph(graph: Graph, cuts: Sequence[Cut]) -> Graph:
-    """A copy of ``graph`` with a call of each cut's node put in. Raises ``KeyError`` where a name is not in the graph."""
+    """A copy of ``graph`` with a call of each cut's node put in. Raises ``KeyError`` where a name is not in it."""
     copied = copy_graph(graph)
     nodes = {node.name: node for node in copied.nodes}
     latest: dict[tuple[Node, Node], Node] = {}

@@ -82,7 +82,7 @@ def plan(
     """Say what ``apply`` would do and what it would cost, without touching the model. No weights are materialised.
 
     Args:
-        model: a name (``resnet50``, ``timm:…``, ``torchvision:…``, ``file.py:factory``, ``module:factory``) or a module.
+        model: a name (``resnet50``, ``timm:…``, ``torchvision:…``, ``file.py:factory``, ``pkg.mod:factory``), a module.
         recipe: the name of a recipe, a file, a mapping or a Recipe.
         stages: takes the place of the recipe's stages: ``4``, ``"1,3"``, ``"2-4"``, ``"-1"``, ``"last2"``, ``"all"``.
         module: another node for the recipe's places: ``"eca"``.

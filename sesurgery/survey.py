@@ -31,7 +31,7 @@ class Survey:
         probe: the recorded forward.
         paths: module path of every module of the twin (the first one, where it is mounted several times).
         mounts: all paths of every module.
-        memo: what later steps want to remember about this survey; equal hosts share one trace, so keys by trace serve all.
+        memo: what later steps want to remember about this survey; equal hosts share a trace, so it can be the key.
         body: where the forward looks at values: the private copy with numbers that was run in the twin's place.
     """
 

@@ -261,9 +261,10 @@ _WATCHING: dict[type, type] = {}
 def _watching(kind: type) -> type:
     """A subclass that notes which plain attributes of the instance are read."""
     if kind not in _WATCHING:
+        base: Any = kind
 
         def read(self: Any, name: str) -> Any:
-            value = kind.__getattribute__(self, name)
+            value = base.__getattribute__(self, name)
             if isinstance(value, _PLAIN) and not name.startswith("__"):
                 fields = object.__getattribute__(self, "__dict__")
                 if name in fields and "_sesurgery_reads" in fields:

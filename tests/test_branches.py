@@ -208,7 +208,7 @@ def _is_activation(module: nn.Module) -> bool:
 
 
 def agree(output: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether two activations hold the same numbers, permuted perhaps, or one of them a part of the other's channels."""
+    """Whether two activations hold the same numbers, permuted perhaps, or one holds a part of the other's channels."""
     if output.numel() == value.numel():
         pair = output.flatten().sort().values, value.flatten().sort().values
     elif output.ndim == value.ndim > 2 and output.shape[2:] == value.shape[2:]:

@@ -1,4 +1,4 @@
-"""What operated models can still do: a part of the matrix of docs/compatibility.md, which benchmarks/compatibility.py runs."""
+"""What operated models can still do: a part of docs/compatibility.md, which benchmarks/compatibility.py runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def operated(name: str) -> tuple[Family, nn.Module]:
 
 
 @pytest.mark.parametrize("feature", QUICK_FEATURES)
-@pytest.mark.parametrize("name", ["resnet", "vit", "starnet"])
+@pytest.mark.parametrize("name", ["resnet", "vit"])
 def test_feature_of_a_timm_model(name: str, feature: str) -> None:
     FEATURES[feature](*operated(name))
 
@@ -46,7 +46,7 @@ def test_feature_of_a_torchvision_model(name: str, feature: str) -> None:
 
 
 @pytest.mark.parametrize("feature", ["torch.export", "torch.save", "FX re-trace", "forward_intermediates"])
-@pytest.mark.parametrize("name", ["swin", "convnext", "nfnet", "densenet", "res2net"])
+@pytest.mark.parametrize("name", ["swin", "convnext", "starnet", "densenet"])
 def test_feature_of_another_layout(name: str, feature: str) -> None:
     FEATURES[feature](*operated(name))
 
@@ -63,7 +63,7 @@ def test_fake_quantisation() -> None:
 
 
 def test_two_processes_train_one_model() -> None:
-    assert distributed([BY_NAME["resnet"], BY_NAME["vit"]]) == {"resnet": "", "vit": ""}
+    assert distributed([BY_NAME["resnet"]]) == {"resnet": ""}
 
 
 def test_cell_says_whose_fault_a_failure_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,10 +254,24 @@ class Before(nn.Module):
         return x + self.conv(self.act(self.norm(self.layer(x))))
 
 
+class Added(nn.Module):
+    """Its sum overwrites the last convolution's output, not that of the activation, which the backward pass wants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.act, self.conv2 = nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.act(self.conv1(x)))
+        y += x
+        return y
+
+
 @pytest.mark.parametrize(
     ("net", "at", "options"),
     [
         (lambda: Before(SEModule(8)), "attention", {}),
+        (Added, "last conv", {}),
         (lambda: Before(nn.BatchNorm2d(8)), "norm", {}),
         (lambda: Before(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1))), "second conv", {}),
         (lambda: Before(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)), "first conv", {"with_norm": True}),
