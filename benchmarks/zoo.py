@@ -4,8 +4,7 @@
     python benchmarks/zoo.py --filter 'resnet*' --fresh
     python benchmarks/zoo.py --report           # only write docs/coverage.md from the results there are
 
-For each model: create, run once, survey and dissect, plan and apply the recipe that fits (with a forward before and
-after for the costs), revert. One JSON line a model goes to ``zoo.jsonl`` beside this script.
+For each model: create, run once, survey and dissect, plan and apply the recipe that fits, with both costs, revert. One JSON line a model goes to ``zoo.jsonl`` beside this script.
 """
 
 from __future__ import annotations
@@ -64,6 +63,7 @@ def examine(reference: str) -> dict[str, Any]:
 
 def _examined(reference: str) -> dict[str, Any]:
     import torch
+    from reference import compare, sums_of
 
     from sesurgery import NothingMatchedError, zoo
     from sesurgery.anatomy import dissect
@@ -113,6 +113,8 @@ def _examined(reference: str) -> dict[str, Any]:
         model = zoo.create(spec)
     before = {key: id(value) for key, value in model.state_dict(keep_vars=True).items()}
     classes = [type(module) for module in model.modules()]
+    if not seen.real:
+        row["reference"] = compare(model, seen.args, sums_of(anatomy.reported_merges())).row()
     refusals: dict[str, str] = {}
     for recipe in fitting(kinds, len(anatomy.blocks)):
         start = clock()
@@ -193,6 +195,7 @@ def page(found: list[dict[str, Any]]) -> str:
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     lines += ["", "## Not operated, and why", ""]
     lines += list(_refusals(found)) or ["Every model was operated."]
+    lines += ["", "## Residual adds against a whole-model trace", "", *_references(found)]
     lines += ["", "## Modules that could not be traced, and why", ""]
     lines += list(_untraced(found)) or ["Every module was traced."]
     return "\n".join(lines) + "\n"
@@ -222,7 +225,7 @@ def _summary(found: list[dict[str, Any]]) -> Iterator[str]:
     yield f"- Modules with a forward of their own, traced: {modules - missing:,} of {modules:,} ({share:.3f} %)."
     if base:
         yield (
-            f"- Time to plan and apply (two forwards for the costs included) against creating the model on meta and "
+            f"- Time to plan and apply, both costs included, against creating the model on meta and "
             f"running it once: {work / base:.2f} x over all, {work:.0f} s against {base:.0f} s."
         )
         yield f"- Peak memory of a process: {max(row['peak_mb'] for row in found) / 1024:.2f} GiB."
@@ -241,6 +244,31 @@ def _refusals(found: list[dict[str, Any]]) -> Iterator[str]:
         elif "recipe" not in row:
             reason = next(iter(row["refused"].values())).split("; sesurgery inspect")[0]
             yield f"- `{row['model']}` ({row['class']}): {reason}"
+
+
+def _references(found: list[dict[str, Any]]) -> Iterator[str]:
+    """Where a whole-model torch.fx trace with timm's leaf lists shows a sum that the anatomy does not report."""
+    known = [row for row in found if row.get("reference", {}).get("reference") is not None]
+    total = sum(row["reference"]["reference"] for row in known)
+    merges = sum(row["reference"]["found"] for row in known)
+    fewer = [row for row in known if row["reference"]["found"] < row["reference"]["reference"]]
+    yield (
+        f"A whole-model torch.fx trace works for {len(known):,} models and shows {total:,} sums of two activations of "
+        f"one shape; the one-level traces show {merges:,} `add` merges in the same models. Models with fewer: {len(fewer)}."
+    )
+    differing = [row for row in known if row["reference"]["missing"]]
+    if differing:
+        yield ""
+        yield "Modules in which the two differ (the sums of one call of the module):"
+        yield ""
+    reasons: dict[str, list[str]] = {}
+    for row in differing:
+        for item in row["reference"]["missing"]:
+            place, _, text = item.partition(": ")
+            reasons.setdefault(f"{row['class']}: {text}", []).append(f"`{row['model']}` {place}")
+    for reason, places in sorted(reasons.items()):
+        more = f" and {len(places) - 1} more places" if len(places) > 1 else ""
+        yield f"- {reason} ({places[0]}{more})"
 
 
 def _untraced(found: list[dict[str, Any]]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Set
+from typing import Any
 
 from torch import nn
 from torch.fx import Node
@@ -16,7 +17,7 @@ from .survey import Survey
 
 _CHANGES = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 # A trace does not tell `x += y` from `x + y`; the text of the forward does.
-_WRITTEN = {operator.add: "+=", operator.sub: "-=", operator.mul: "*=", operator.truediv: "/="}
+_WRITTEN: dict[Any, str] = {operator.add: "+=", operator.sub: "-=", operator.mul: "*=", operator.truediv: "/="}
 
 
 def check_in_place(survey: Survey, module: nn.Module, gone: Set[nn.Module] = frozenset()) -> None:
@@ -25,19 +26,22 @@ def check_in_place(survey: Survey, module: nn.Module, gone: Set[nn.Module] = fro
     shared = False
     while caller is not None:
         host, _, node = caller
-        shared = shared or any(_kept(host, source, gone) for source in node.all_input_nodes)
+        shared = shared or any(_kept(survey, host, source, gone) for source in node.all_input_nodes)
         follower = overwriting(host, node, gone)
         if shared and follower is not None and follower.op != "output":
             raise Unfit("what follows it works in place, and would overwrite what other layers look at")
         caller = survey.callers.get(host) if follower is not None and follower.op == "output" else None
 
 
-def _kept(host: nn.Module, source: Node, gone: Set[nn.Module]) -> bool:
+def _kept(survey: Survey, host: nn.Module, source: Node, gone: Set[nn.Module]) -> bool:
     """Whether a value may have other readers: layers, callers, or the backward pass of the activation that made it."""
-    if source.op == "placeholder" or len(source.users) > 1 or activates(source, host.get_submodule):
+    if len(source.users) > 1 or activates(source, host.get_submodule):
         return True
+    if source.op == "placeholder":
+        caller = survey.callers.get(host)
+        return caller is None or any(_kept(survey, caller[0], given, gone) for given in caller[2].all_input_nodes)
     if source.op == "call_module" and _passes(host.get_submodule(str(source.target)), gone):
-        return any(_kept(host, before, gone) for before in source.all_input_nodes)
+        return any(_kept(survey, host, before, gone) for before in source.all_input_nodes)
     return False
 
 
