@@ -4,7 +4,8 @@
     python benchmarks/zoo.py --filter 'resnet*' --fresh
     python benchmarks/zoo.py --report           # only write docs/coverage.md from the results there are
 
-For each model: create, run once, survey and dissect, plan and apply the recipe that fits, with both costs, revert. One JSON line a model goes to ``zoo.jsonl`` beside this script.
+For each model: create, run once, survey and dissect, plan and apply the recipe that fits, with both costs, revert.
+One JSON line a model goes to ``zoo.jsonl`` beside this script.
 """
 
 from __future__ import annotations
@@ -254,7 +255,7 @@ def _references(found: list[dict[str, Any]]) -> Iterator[str]:
     fewer = [row for row in known if row["reference"]["found"] < row["reference"]["reference"]]
     yield (
         f"A whole-model torch.fx trace works for {len(known):,} models and shows {total:,} sums of two activations of "
-        f"one shape; the one-level traces show {merges:,} `add` merges in the same models. Models with fewer: {len(fewer)}."
+        f"one shape; the one-level traces show {merges:,} `add` merges in them. Models with fewer: {len(fewer)}."
     )
     differing = [row for row in known if row["reference"]["missing"]]
     if differing:

@@ -35,14 +35,14 @@ def check_in_place(survey: Survey, module: nn.Module, gone: Set[nn.Module] = fro
 
 def _kept(survey: Survey, host: nn.Module, source: Node, gone: Set[nn.Module]) -> bool:
     """Whether a value may have other readers: layers, callers, or the backward pass of the activation that made it."""
-    if len(source.users) > 1 or activates(source, host.get_submodule):
+    if len(source.users) > 1:
         return True
     if source.op == "placeholder":
         caller = survey.callers.get(host)
         return caller is None or any(_kept(survey, caller[0], given, gone) for given in caller[2].all_input_nodes)
     if source.op == "call_module" and _passes(host.get_submodule(str(source.target)), gone):
         return any(_kept(survey, host, before, gone) for before in source.all_input_nodes)
-    return False
+    return activates(source, host.get_submodule)
 
 
 def overwriting(host: nn.Module, node: Node, gone: Set[nn.Module] = frozenset()) -> Node | None:
