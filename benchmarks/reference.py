@@ -98,7 +98,7 @@ def compare(model: nn.Module, args: tuple[Any, ...], found: Mapping[str, int]) -
 
 
 def sums_of(inspection: Any) -> dict[str, int]:
-    """The ``add`` merges of a :class:`sesurgery.plan.Inspection`, or reported by an anatomy, by module path."""
+    """The ``add`` merges of a :class:`sesurgery.records.Inspection`, or reported by an anatomy, by module path."""
     merges = getattr(inspection, "merges", inspection)
     return dict(Counter(merge.path.rpartition(".")[0] for merge in merges if merge.op == "add"))
 

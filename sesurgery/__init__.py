@@ -26,24 +26,19 @@ if TYPE_CHECKING:
     from sesurgery.errors import SurgeryError as SurgeryError
     from sesurgery.errors import UnknownNameError as UnknownNameError
     from sesurgery.errors import WeightsError as WeightsError
-    from sesurgery.plan import Cost as Cost
-    from sesurgery.plan import Edit as Edit
-    from sesurgery.plan import Inspection as Inspection
-    from sesurgery.plan import Plan as Plan
-    from sesurgery.plan import Skip as Skip
     from sesurgery.recipe import Recipe as Recipe
     from sesurgery.recipe import list_recipes as list_recipes
     from sesurgery.recipe import load_recipe as load_recipe
+    from sesurgery.records import Cost as Cost
+    from sesurgery.records import Edit as Edit
+    from sesurgery.records import Inspection as Inspection
+    from sesurgery.records import Plan as Plan
+    from sesurgery.records import Skip as Skip
     from sesurgery.surgery import Surgery as Surgery
     from sesurgery.surgery import apply as apply
     from sesurgery.surgery import inspect as inspect
     from sesurgery.surgery import plan as plan
     from sesurgery.surgery import revert as revert
-
-# The file plan.py and the function plan() share a name. Importing the file binds it here as an attribute; a second
-# import never does. So it is imported once here and forgotten, and `sesurgery.plan` is the function from then on.
-import_module("sesurgery.plan")
-globals().pop("plan", None)
 
 __version__ = "0.1.0"
 
@@ -61,7 +56,7 @@ _HOMES = {
         "UnknownNameError",
         "WeightsError",
     ),
-    "plan": ("Cost", "Edit", "Inspection", "Plan", "Skip"),
+    "records": ("Cost", "Edit", "Inspection", "Plan", "Skip"),
     "recipe": ("Recipe", "list_recipes", "load_recipe"),
     "surgery": ("Surgery", "apply", "inspect", "plan", "revert"),
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .generated import Code
-from .plan import Diff
+from .records import Diff
 
 
 @dataclass(frozen=True)

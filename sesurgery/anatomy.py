@@ -13,7 +13,7 @@ from .axes import channel_axis
 from .flow import Flow, own_weights
 from .marks import inserted_nodes
 from .merges import Merge, gates_of, is_attention, merges_of
-from .plan import MergeInfo, Stage
+from .records import MergeInfo, Stage
 from .survey import Survey, has_own_forward
 from .trees import tensors_in
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from .artifact_names import Role
 from .errors import ArtifactError
-from .plan import Plan
+from .records import Plan
 
 VERSION = 1
 MAX_BYTES = 64 << 20

@@ -17,7 +17,7 @@ from .errors import ArtifactError, InputError
 from .examples import rebuild
 from .marks import MODEL_MARK
 from .operate import revert
-from .plan import Plan
+from .records import Plan
 from .surgery import _draft, _operate
 
 LIBRARIES = ("timm", "torchvision")

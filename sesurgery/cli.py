@@ -13,7 +13,7 @@ from sesurgery.cli_guard import Guarded
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sesurgery.plan import Plan
+    from sesurgery.records import Plan
     from sesurgery.surgery import Surgery
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}

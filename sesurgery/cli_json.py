@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sesurgery.plan import Cost, Edit, Inspection, Plan
+from sesurgery.records import Cost, Edit, Inspection, Plan
 
 if TYPE_CHECKING:
     from sesurgery.surgery import Surgery

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from .axes import propagate
-from .plan import Cost
+from .records import Cost
 from .shapes import quick_result
 
 _MAC_KINDS = {"convolution": "conv", "_convolution": "conv", "addmm": "linear", "mm": "linear"}
@@ -104,7 +104,7 @@ class CountingMode(TorchDispatchMode):
         return 2 * self.macs + sum(self.items[kind] for kind in ("pool", "activation", "gate", "scale"))
 
     def cost(self, params: int, activation_bytes: int = 0) -> Cost:
-        """What was counted, as a :class:`~sesurgery.plan.Cost`."""
+        """What was counted, as a :class:`~sesurgery.records.Cost`."""
         return Cost(params, self.macs, self.flops, dict(self.items), dict(self.uncounted), activation_bytes)
 
 

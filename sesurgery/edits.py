@@ -20,7 +20,7 @@ from .axes import channel_axis
 from .errors import StalePlanError
 from .layers import is_depthwise, is_norm
 from .phrases import At
-from .plan import Edit, Skip
+from .records import Edit, Skip
 from .rewrite import code_text
 from .rules import Rule
 from .selection import SiteFacts

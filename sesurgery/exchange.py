@@ -19,8 +19,8 @@ from .axes import channel_axis
 from .cost import measure, parameters
 from .edits import facts, fingerprint, refused
 from .errors import StalePlanError, Unfit
-from .plan import Edit, Skip
 from .probe import Frame
+from .records import Edit, Skip
 from .rules import Rule
 from .selection import SiteFacts
 from .survey import Survey, has_own_forward

@@ -19,7 +19,7 @@ from .exchange import Make, hidden_in
 from .flow import Flow, weight_layers
 from .generated import Code
 from .merges import Merge, gates_of
-from .plan import Diff, Edit
+from .records import Diff, Edit
 from .rewrite import code_text, copy_graph, new_forward
 from .trace import Trace
 

@@ -26,7 +26,7 @@ from .marks import mark_of
 from .merges import merges_of
 from .node_options import resolve
 from .placements import sites
-from .plan import Cost, Diff, Edit, Skip
+from .records import Cost, Diff, Edit, Skip
 from .rewrite import Cut, code_text, cut_graph, new_forward
 from .rules import Insert, Rule
 from .sites import Site
@@ -178,7 +178,7 @@ def _behind(module: nn.Module) -> nn.Module:
 
 
 def _means(survey: Survey, site: Site, edit: Insert, taken: dict[nn.Module, set[str]]) -> tuple[str, nn.Module, str]:
-    """How the node gets there (see :class:`~sesurgery.plan.Edit`), into which host and under which name."""
+    """How the node gets there (see :class:`~sesurgery.records.Edit`), into which host and under which name."""
     bare = edit.options.get("init") == "identity"
     socket = socket_at(survey, site, bare) if edit.name is None else None
     if socket is not None and socket[0] not in taken[site.host]:

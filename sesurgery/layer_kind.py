@@ -13,8 +13,8 @@ from .anatomy import Anatomy
 from .edits import edit_kind
 from .exchange import MAKERS, Make, child_edit, frames_of, guarded, only_place, wanted_facts
 from .named import layers_of, too_few
-from .plan import Edit, Skip
 from .realise import realise
+from .records import Edit, Skip
 from .rules import Rule
 
 __all__ = ["LayerKind", "edit_kind"]

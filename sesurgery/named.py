@@ -11,7 +11,7 @@ from .exchange import hidden_in
 from .layers import is_activation_layer, is_conv, is_depthwise, is_norm, is_pointwise, is_spatial
 from .marks import mark_of
 from .phrases import At
-from .plan import Skip
+from .records import Skip
 from .rules import Rule
 from .sites import chosen, convs_of
 

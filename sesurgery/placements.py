@@ -20,7 +20,7 @@ from .flow import carries, sources, weight_layers
 from .layers import activates, is_conv, is_depthwise, is_pointwise, is_spatial, pools
 from .merges import Merge
 from .phrases import At, register_phrase
-from .plan import Skip
+from .records import Skip
 from .sites import (
     TO_ONE_PLACE,
     Site,

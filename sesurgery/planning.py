@@ -18,9 +18,9 @@ from .edits import KINDS
 from .errors import InputError, NothingMatchedError, StalePlanError, SurgeryError, UnfitHost
 from .insert import INSERTED, node_cost
 from .operate import perform
-from .plan import Cost, Diff, Edit, Plan, Skip
 from .probe import run
 from .recipe import to_data
+from .records import Cost, Diff, Edit, Plan, Skip
 from .rules import Recipe
 from .selection import parse_stages
 from .survey import Survey, survey

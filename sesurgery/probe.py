@@ -12,7 +12,7 @@ from torch import nn
 
 from .axes import copy_labels, label, mark_activation
 from .cost import CountingMode, parameters
-from .plan import Cost
+from .records import Cost
 from .trees import map_tensors, tensors_in
 from .twin import to_meta
 

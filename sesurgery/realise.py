@@ -13,7 +13,7 @@ from .edits import verify
 from .errors import StalePlanError
 from .exchange import Make, digest
 from .gates import realise_host
-from .plan import Diff, Edit
+from .records import Diff, Edit
 from .survey import Survey
 
 

@@ -27,8 +27,8 @@ from .inplace import check_in_place, overwriting
 from .layers import is_norm
 from .merges import Merge
 from .named import layers_of, too_few
-from .plan import Edit, Skip
 from .realise import realise
+from .records import Edit, Skip
 from .rules import Remove, Rule
 from .survey import Survey
 from .swaps import companions

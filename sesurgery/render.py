@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sesurgery.plan import Cost, Diff, Edit, Plan, Skip
+from sesurgery.records import Cost, Diff, Edit, Plan, Skip
 from sesurgery.render_base import (
     count,
     dots,

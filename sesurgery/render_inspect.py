@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sesurgery.plan import Inspection, MergeInfo, Stage, Untraced
+from sesurgery.records import Inspection, MergeInfo, Stage, Untraced
 from sesurgery.render_base import count, dots, heading, new_table, some
 
 STAGE_HINT = (

@@ -22,8 +22,8 @@ from .gates import attention_modules, gate_edit_site, strip_host, written_gates
 from .merges import Merge
 from .named import layers_of, too_few
 from .node_options import resolve
-from .plan import Edit, Skip
 from .realise import realise
+from .records import Edit, Skip
 from .rules import Replace, Rule
 from .selection import SiteFacts
 from .swaps import convolves, is_norm_of

@@ -24,8 +24,8 @@ from .edits import edit_kind
 from .errors import Unfit
 from .exchange import Make, child_edit, guarded, input_of, maker, only_place, wanted_facts
 from .narrow import narrowed, runs_as
-from .plan import Edit, Skip, Stage
 from .realise import realise
+from .records import Edit, Skip, Stage
 from .rules import Rewire, Rule
 from .survey import Survey
 

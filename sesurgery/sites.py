@@ -13,7 +13,7 @@ from .anatomy import Anatomy, resolution
 from .flow import carries, is_scaling, sources
 from .layers import Child, drops, follows
 from .merges import Merge
-from .plan import Skip
+from .records import Skip
 from .trace import Trace
 
 

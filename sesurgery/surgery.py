@@ -19,9 +19,9 @@ from .examples import describe
 from .marks import MODEL_MARK
 from .operate import perform
 from .operate import revert as _revert
-from .plan import Cost, Inspection, Plan
 from .planning import Draft, Progress, draft, replay
 from .recipe import load_recipe, override
+from .records import Cost, Inspection, Plan
 from .rules import Recipe
 from .survey import Survey, has_own_forward, survey
 from .weights import load_into

@@ -13,8 +13,8 @@ from torch import nn
 
 from .axes import channel_axis, is_activation
 from .errors import ModelError
-from .plan import Cost, Untraced
 from .probe import Frame, Probe, run
+from .records import Cost, Untraced
 from .structure import structure
 from .trace import LOCK, Failure, Trace, chain, trace
 from .trees import map_tensors, nesting, tensors_in

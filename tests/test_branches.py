@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import sesurgery
-from sesurgery.plan import Plan
+from sesurgery.records import Plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from families import FAMILIES, Family  # type: ignore[import-not-found]

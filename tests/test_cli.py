@@ -18,8 +18,8 @@ import sesurgery
 from sesurgery import cli_progress
 from sesurgery.cli import app
 from sesurgery.errors import NothingMatchedError, UnknownNameError
-from sesurgery.plan import Cost, Diff, Edit, Inspection, MergeInfo, Plan, Skip, Stage, Untraced
 from sesurgery.recipe import load_recipe
+from sesurgery.records import Cost, Diff, Edit, Inspection, MergeInfo, Plan, Skip, Stage, Untraced
 
 EDIT = Edit(
     action="insert",
@@ -371,10 +371,6 @@ def test_light_commands_do_not_import_torch(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
-
-def test_plan_is_the_function_even_where_its_namesake_was_imported_first() -> None:
-    code = "from sesurgery.plan import Plan\nimport sesurgery as s\nassert s.Plan is Plan\nassert 'plan' not in vars(s)"
-    assert python("-c", code).returncode == 0
 
 
 def test_a_reader_that_leaves_early_sees_no_traceback() -> None:

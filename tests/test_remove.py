@@ -15,7 +15,7 @@ from torchvision.models import shufflenet_v2_x1_0
 import sesurgery
 from sesurgery import zoo
 from sesurgery.errors import NothingMatchedError, StalePlanError
-from sesurgery.plan import Plan
+from sesurgery.records import Plan
 
 
 class Ungated(nn.Module):

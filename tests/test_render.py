@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sesurgery.plan import Cost, Diff, Edit, Inspection, MergeInfo, Plan, Skip, Stage, Untraced
+from sesurgery.records import Cost, Diff, Edit, Inspection, MergeInfo, Plan, Skip, Stage, Untraced
 from sesurgery.render import diff_lines, drift_text, print_diff, render_report, render_surgery
 from sesurgery.render_base import make_console, percent, render_svg, si
 from sesurgery.render_inspect import render_inspection

@@ -19,7 +19,7 @@ import sesurgery
 from sesurgery import zoo
 from sesurgery.conv_change import changed, embeds_exactly
 from sesurgery.errors import InputError, NothingMatchedError, StalePlanError
-from sesurgery.plan import Cost, Plan
+from sesurgery.records import Cost, Plan
 
 
 class Held(nn.Module):

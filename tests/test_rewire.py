@@ -17,7 +17,7 @@ from sesurgery import zoo
 from sesurgery.csp import CSPStage
 from sesurgery.errors import NothingMatchedError, StalePlanError, Unfit
 from sesurgery.narrow import narrowed
-from sesurgery.plan import Plan
+from sesurgery.records import Plan
 
 
 def csp(**options: Any) -> dict[str, object]:

@@ -9,7 +9,7 @@ import torch
 
 import sesurgery
 from sesurgery import zoo
-from sesurgery.plan import Plan
+from sesurgery.records import Plan
 
 # timm has its own module for each family, torchvision one for all of them.
 CASES: list[tuple[str, str, dict[str, Any], int]] = [

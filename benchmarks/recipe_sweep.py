@@ -1,0 +1,224 @@
+"""Every recipe on one small model of each family of timm and torchvision; writes docs/recipes-by-family.md.
+
+    python benchmarks/recipe_sweep.py                 # on meta: forward and backward, train and eval mode, revert
+    python benchmarks/recipe_sweep.py --filter 'timm:res*'
+    python benchmarks/recipe_sweep.py --report        # only write the page from the results there are
+
+A recipe either operates or refuses with a reason. An operated model must run forward and backward (shapes, graph and
+in-place versions are those of real tensors; there are no numbers), every new parameter must get a gradient, and after
+``revert`` the model must hold the very tensors, classes and attributes that it held before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import multiprocessing
+import os
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from zoo import _start, names
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "recipe_sweep.jsonl"
+PAGE = HERE.parent / "docs" / "recipes-by-family.md"
+_SMALL = "test_ atto femto pico nano xxs tiny mini _xs small 050 _0 18 _s lite 10 26".split()
+
+
+def small_models() -> list[str]:
+    """One reference a family: of its models, the one whose name speaks most of smallness."""
+    import timm
+
+    chosen: dict[str, tuple[tuple[int, int, int], str]] = {}
+    for reference in names():
+        library, _, name = reference.partition(":")
+        family = library + ":" + (_timm_family(timm, name) if library == "timm" else _torchvision_family(name))
+        hint = next((index for index, word in enumerate(_SMALL) if word in name), len(_SMALL))
+        rank = (name.startswith("test_") and hint > 0, hint, len(name))
+        if family not in chosen or rank < chosen[family][0]:
+            chosen[family] = (rank, reference)
+    return sorted(reference for _, reference in chosen.values())
+
+
+def _timm_family(timm: Any, name: str) -> str:
+    return timm.model_entrypoint(name).__module__.rpartition(".")[2]
+
+
+def _torchvision_family(name: str) -> str:
+    import torchvision
+
+    return torchvision.models.get_model_builder(name).__module__.removeprefix("torchvision.models.")
+
+
+def sweep(reference: str) -> list[dict[str, Any]]:
+    """Every recipe on one model, which is the same again after each; made anew where one failed."""
+    import torch
+
+    torch.set_num_threads(1)
+    from sesurgery import zoo
+    from sesurgery.recipe import recipe_names
+
+    spec = zoo.resolve(reference)
+    rows = []
+    model = args = None
+    for recipe in recipe_names():
+        if model is None:
+            model = zoo.create(spec, device="meta")
+            args = _example(model, spec)
+        row: dict[str, Any] = {"model": reference, "recipe": recipe}
+        try:
+            row.update(_tried(model, args, spec, recipe))
+        except Exception as error:
+            row.update(crash=f"{type(error).__name__}: {error}"[:300], trace=traceback.format_exc()[-1500:])
+        if "crash" in row:
+            model = None
+        rows.append(row)
+    return rows
+
+
+def _tried(model: Any, args: Any, spec: Any, recipe: str) -> dict[str, Any]:
+    import sesurgery
+
+    before = _state(model)
+    try:
+        surgery = sesurgery.apply(model if args is not None else spec.reference, recipe, **_how(args))
+    except (sesurgery.NothingMatchedError, sesurgery.InputError) as refused:
+        if _state(model) != before:
+            return {"crash": "a refusal changed the model"}
+        return {"refused": refused.what}
+    if args is None:  # its forward looks at values, so meta tensors cannot run it
+        return {"edits": len(surgery.plan.edits)}
+    wrong = [_run(model, args, spec, train, surgery.new_parameters()) for train in (False, True)]
+    sesurgery.revert(model.eval())
+    if _state(model) != before:
+        wrong.append("revert leaves something behind")
+    problems = "; ".join(problem for problem in wrong if problem)
+    return {"edits": len(surgery.plan.edits), **({"crash": problems} if problems else {})}
+
+
+def _how(args: Any) -> dict[str, Any]:
+    return {"device": "meta"} if args is None else {"inplace": True, "example_input": args}
+
+
+def _example(model: Any, spec: Any) -> Any:
+    """An input on which the model runs, or None where it needs numbers."""
+    import torch
+
+    from sesurgery import zoo
+
+    for args in zoo.candidate_inputs(model, spec, None, device="meta"):
+        try:
+            with torch.no_grad():
+                model(*args)
+            return args
+        except Exception:
+            continue
+    return None
+
+
+def _run(model: Any, args: Any, spec: Any, train: bool, new: list[Any]) -> str | None:
+    """Forward and backward; what went wrong, unless the plain model cannot do it either."""
+    import torch
+
+    from sesurgery import zoo
+    from sesurgery.trees import map_tensors, tensors_in
+
+    def step(body: Any) -> None:
+        two = map_tensors(lambda leaf: torch.cat([leaf, leaf]) if leaf.ndim == 4 else leaf, args)
+        body.train(train)
+        loss = sum(leaf.sum() for leaf in tensors_in(body(*two)) if leaf.is_floating_point() and leaf.requires_grad)
+        loss.backward()
+
+    mode = "train" if train else "eval"
+    try:
+        step(model)
+    except Exception as error:
+        try:
+            step(zoo.create(spec, device="meta"))
+        except Exception:
+            return None
+        return f"{mode}: {type(error).__name__}: {error}"[:300]
+    missing = sum(parameter.grad is None for parameter in new)
+    for parameter in model.parameters():
+        parameter.grad = None
+    return f"{mode}: {missing} of {len(new)} new parameters get no gradient" if missing else None
+
+
+def _state(model: Any) -> Any:
+    return (
+        [(key, id(value)) for key, value in model.state_dict(keep_vars=True).items()],
+        [(type(module), tuple(module.__dict__), tuple(module._modules)) for module in model.modules()],
+    )
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """docs/recipes-by-family.md as text."""
+    models = sorted({row["model"] for row in rows})
+    recipes = sorted({row["recipe"] for row in rows})
+    cells = {(row["model"], row["recipe"]): row for row in rows}
+    crashes = [row for row in rows if "crash" in row]
+    lines = ["# Every recipe on every family", "", "Written by `python benchmarks/recipe_sweep.py`; do not edit.", ""]
+    lines += [
+        f"{len(models)} models (a small one of each family), {len(recipes)} recipes, {len(rows):,} tries: "
+        f"{sum('edits' in row for row in rows):,} operated, {sum('refused' in row for row in rows):,} refused with a "
+        f"reason, {len(crashes)} failed. A number is the number of edits; an empty cell is a refusal. On `meta`: forward "
+        "and backward in eval and train mode, a gradient for every new parameter, `revert` to the same tensors.",
+        "",
+        "| model | " + " | ".join(recipes) + " |",
+        "|---|" + "--:|" * len(recipes),
+    ]
+    for model in models:
+        shown = [_cell(cells.get((model, recipe), {})) for recipe in recipes]
+        lines.append(f"| {model} | " + " | ".join(shown) + " |")
+    lines += ["", "## Failures", ""]
+    lines += [f"- {row['model']}, {row['recipe']}: {row['crash']}" for row in crashes] or ["None."]
+    reasons = Counter(row["refused"].split("nearest miss: ")[-1].split(": ")[-1] for row in rows if "refused" in row)
+    lines += ["", "## The commonest reasons to refuse", ""]
+    lines += [f"- {reason} ({count})" for reason, count in reasons.most_common(25)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return "**fails**" if "crash" in row else str(row.get("edits", ""))
+
+
+def rows() -> list[dict[str, Any]]:
+    """The results so far, the latest of each try."""
+    found = {}
+    if RESULTS.exists():
+        for line in RESULTS.read_text().splitlines():
+            row = json.loads(line)
+            found[row["model"], row["recipe"]] = row
+    return list(found.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--filter", default="*", help="glob over references")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--fresh", action="store_true", help="throw the results away first")
+    parser.add_argument("--report", action="store_true", help="only write the page")
+    options = parser.parse_args()
+    _start()
+    if options.fresh:
+        RESULTS.unlink(missing_ok=True)
+    if not options.report:
+        from rich.progress import track
+
+        done = {row["model"] for row in rows() if "crash" not in row}
+        wanted = [name for name in small_models() if fnmatch.fnmatch(name, options.filter) and name not in done]
+        context = multiprocessing.get_context("spawn")
+        with RESULTS.open("a") as sink, context.Pool(options.workers, _start) as pool:
+            for found in track(pool.imap_unordered(sweep, wanted), "recipes", total=len(wanted)):
+                sink.writelines(json.dumps(row) + "\n" for row in found)
+                sink.flush()
+    PAGE.write_text(page(rows()), encoding="utf-8")
+    print(page(rows()).splitlines()[4])
+
+
+if __name__ == "__main__":
+    main()
