@@ -165,7 +165,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines += [
         f"{len(models)} models (a small one of each family), {len(recipes)} recipes, {len(rows):,} tries: "
         f"{sum('edits' in row for row in rows):,} operated, {sum('refused' in row for row in rows):,} refused with a "
-        f"reason, {len(crashes)} failed. A number is the number of edits; an empty cell is a refusal. On `meta`: forward "
+        f"reason, {len(crashes)} failed. A number counts edits; an empty cell is a refusal. On `meta`: forward "
         "and backward in eval and train mode, a gradient for every new parameter, `revert` to the same tensors.",
         "",
         "| model | " + " | ".join(recipes) + " |",
