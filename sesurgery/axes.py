@@ -61,6 +61,10 @@ def propagate(name: str, args: tuple[Any, ...], output: Any) -> None:
             _set(item, _axes_after(name, args, item))
             if depends:
                 mark_activation(item)
+    if depends and name.endswith("_") and isinstance(args[0], torch.Tensor):
+        base = args[0]._base  # written through a view of it: images put into a batch of zeros
+        if base is not None:
+            mark_activation(base)
 
 
 def _axes(tensor: object) -> Axes | None:
