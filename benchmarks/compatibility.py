@@ -15,6 +15,7 @@ import copy
 import json
 import logging
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -56,7 +57,8 @@ def _failure(family: Family, name: str, model: torch.nn.Module) -> Cell | None:
 
 def spoken(error: Exception) -> str:
     """An error in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # the exporter colours its messages
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:160]
 
 

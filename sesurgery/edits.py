@@ -7,7 +7,6 @@ go this one way.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -17,17 +16,16 @@ from torch import nn
 from .actions import Realised
 from .anatomy import Anatomy
 from .axes import channel_axis
+from .digest import fingerprint
 from .errors import StalePlanError
 from .layers import is_depthwise, is_norm
 from .phrases import At
 from .records import Edit, Skip
-from .rewrite import code_text
 from .rules import Rule
 from .selection import SiteFacts
 from .sites import Site
 from .sockets import empty_sockets
 from .survey import Survey
-from .trace import Trace
 
 
 class EditKind(Protocol):
@@ -134,28 +132,6 @@ def place_of(anatomy: Anatomy, site: Site) -> str:
     path = anatomy.survey.paths[site.host]
     name = str(site.value.target) if site.value.op == "call_module" else site.value.name
     return f"{path}.{name}" if path else name
-
-
-def fingerprint(survey: Survey, host: nn.Module) -> str:
-    """Digest of a host's forward, its children's classes and its class: what a plan relies on."""
-    key = ("fingerprint", host)
-    if key not in survey.memo:
-        traced = survey.trace(host)
-        children = ",".join(f"{name}:{type(child).__name__}" for name, child in host.named_children())
-        forward = forward_text(survey, host) if isinstance(traced, Trace) else "untraced"
-        text = f"{type(host).__name__}|{forward}|{children}"
-        survey.memo[key] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return survey.memo[key]
-
-
-def forward_text(survey: Survey, host: nn.Module) -> str:
-    """The code of a traced host's forward."""
-    traced = survey.trace(host)
-    assert isinstance(traced, Trace)
-    key = ("text", id(traced))
-    if key not in survey.memo:
-        survey.memo[key] = code_text(traced.graph)
-    return survey.memo[key]
 
 
 def verify(survey: Survey, edit: Edit) -> nn.Module:

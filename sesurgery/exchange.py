@@ -17,7 +17,8 @@ from torch import nn
 from .anatomy import Anatomy
 from .axes import channel_axis
 from .cost import measure, parameters
-from .edits import facts, fingerprint, refused
+from .digest import fingerprint
+from .edits import facts, refused
 from .errors import StalePlanError, Unfit
 from .probe import Frame
 from .records import Edit, Skip

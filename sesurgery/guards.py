@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.fx
 
 from .errors import FrozenValueError
@@ -13,6 +14,8 @@ def expect(value: Any, fixed: Any, place: str) -> None:
     """Raise ``FrozenValueError`` unless ``value == fixed``: the forward was generated for that value only."""
     if isinstance(value, torch.fx.Proxy):
         return  # somebody traces the whole model: what is known only at run time cannot be checked there
+    if isinstance(value, torch.Tensor):  # torch.jit.trace hands sizes out as tensors
+        value = type(fixed)(value)
     if value != fixed:
         raise FrozenValueError(
             f"this forward was rewritten for the case {fixed!r}, and here it is {value!r}",

@@ -17,7 +17,8 @@ from .actions import Action, Realised, SetChild, SetForward
 from .anatomy import Anatomy
 from .axes import channel_axis
 from .cost import measure
-from .edits import edit_kind, facts, fingerprint, forward_text, phrase, place_of, refused, verify
+from .digest import fingerprint, forward_text
+from .edits import edit_kind, facts, phrase, place_of, refused, verify
 from .errors import StalePlanError, Unfit, UnfitHost
 from .flow import Flow
 from .generated import Code

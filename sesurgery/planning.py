@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from . import structural  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers its kinds of edit)
@@ -18,7 +17,7 @@ from .edits import KINDS
 from .errors import InputError, NothingMatchedError, StalePlanError, SurgeryError, UnfitHost
 from .insert import INSERTED, node_cost
 from .operate import perform
-from .probe import run
+from .probe import run, run_host
 from .recipe import to_data
 from .records import Cost, Diff, Edit, Plan, Skip
 from .rules import Recipe
@@ -221,9 +220,7 @@ def _after_inserts(seen: Survey, before: Cost, edits: Sequence[Edit]) -> Cost:
         key = (type(host), id(seen.trace(host)), edit.means)
         if frame is not None and key not in tried:
             tried.add(key)
-            with torch.no_grad(), torch.device("meta"):
-                output = host(*frame.args, **frame.kwargs)
-            _check_shapes(edit, frame.output, output)
+            _check_shapes(edit, frame.output, run_host(host, frame))
         calls = seen.probe.calls.get(host, 1)
         total = plus(total, node_cost(seen, edit), calls)
     return total

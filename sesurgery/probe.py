@@ -45,10 +45,11 @@ class Probe:
     cost: Cost
 
 
-def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True) -> Probe:
+def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True, device: bool = True) -> Probe:
     """Run ``model(*args)`` once in eval mode, without gradients, and record every call.
 
-    ``labels=False`` leaves the channel axes out, for a pass that is only about costs.
+    ``labels=False`` leaves the channel axes out, for a pass that is only about costs. ``device=False`` leaves tensors
+    that a forward makes without naming a device where torch makes them, which is quicker and seldom matters.
 
     The model is a private one (a twin): hooks are added to it and taken away again. Activations are kept on ``meta``.
     """
@@ -58,7 +59,7 @@ def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True) -> Probe:
     for leaf in tensors_in(args):
         mark_activation(leaf)
         label(leaf, 1 if leaf.ndim >= 3 and leaf.is_floating_point() else None)
-    with recorder.attached(model.modules()), torch.no_grad(), _on_device(args), mode:
+    with recorder.attached(model.modules()), torch.no_grad(), _on_device(args if device else ()), mode:
         model(*args)
     frames: dict[nn.Module, Frame] = {}
     calls: dict[nn.Module, int] = {}
@@ -69,6 +70,16 @@ def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True) -> Probe:
         if not frame.children:
             memory += sum(leaf.numel() * leaf.element_size() for leaf in tensors_in(frame.output))
     return Probe(recorder.root, frames, calls, mode.cost(parameters(model), memory))
+
+
+def run_host(module: nn.Module, frame: Frame) -> Any:
+    """What ``module`` gives for the arguments of a recorded call, without gradients."""
+    try:
+        with torch.no_grad(), CountingMode(labels=False):
+            return module(*frame.args, **frame.kwargs)
+    except Exception:
+        with torch.no_grad(), torch.device("meta"):
+            return module(*frame.args, **frame.kwargs)
 
 
 class _Recorder:
@@ -104,7 +115,11 @@ class _Recorder:
 
 def _light(value: Any) -> Any:
     """The value with its tensors on ``meta``, labels kept, in new containers: a forward may go on filling its own."""
-    if isinstance(value, tuple) and all(isinstance(item, torch.Tensor) and item.is_meta for item in value):
+    if isinstance(value, torch.Tensor):
+        return _light_tensor(value)
+    if not value or (
+        isinstance(value, tuple) and all(isinstance(item, torch.Tensor) and item.is_meta for item in value)
+    ):
         return value
     return map_tensors(_light_tensor, value)
 

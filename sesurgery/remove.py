@@ -10,7 +10,8 @@ from torch.fx import Node
 from .actions import Realised
 from .anatomy import Anatomy
 from .cost import parameters
-from .edits import edit_kind, fingerprint
+from .digest import fingerprint
+from .edits import edit_kind
 from .errors import Unfit
 from .exchange import (
     Make,

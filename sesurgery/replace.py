@@ -15,7 +15,8 @@ from .anatomy import Anatomy
 from .attention.gates import act_class
 from .axes import channel_axis
 from .cost import measure, parameters
-from .edits import edit_kind, fingerprint
+from .digest import fingerprint
+from .edits import edit_kind
 from .errors import Unfit
 from .exchange import Make, child_edit, digest, frames_of, guarded, input_of, only_place, places, wanted_facts
 from .gates import attention_modules, gate_edit_site, strip_host, written_gates

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 from torch.fx import Node
 
+from .digest import fingerprint
 from .layers import Child, drops
 from .sites import Site
 from .survey import Survey
@@ -57,7 +58,7 @@ def empty_sockets(survey: Survey, host: nn.Module) -> Iterator[tuple[str, Trace,
                 yield name, traced, node
     for name, value in traced.reads.items():
         if value is None and _MEANT.fullmatch(name):
-            key = ("socket", id(traced), name)
+            key = ("socket", fingerprint(survey, host), name)
             if key not in survey.memo:
                 survey.memo[key] = _probed(survey, host, name)
             probed = survey.memo[key]

@@ -152,11 +152,16 @@ def survey(model: nn.Module, args: tuple[Any, ...], fresh: Callable[[], nn.Modul
         body = None
         try:
             used = to_meta(args)
-            probe = run(twin, used)
-        except Exception as on_meta:
+            probe = run(twin, used, device=False)
+        except Exception:
             twin = twin_of(model)
-            used, probe = _run_for_real(model, args, on_meta, fresh)
-            body = probe.root.module
+            try:
+                used = to_meta(args)
+                probe = run(twin, used)
+            except Exception as on_meta:
+                twin = twin_of(model)
+                used, probe = _run_for_real(model, args, on_meta, fresh)
+                body = probe.root.module
         mounts: dict[nn.Module, list[str]] = {}
         for path, module in twin.named_modules(remove_duplicate=False):
             mounts.setdefault(module, []).append(path)

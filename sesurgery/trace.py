@@ -237,6 +237,9 @@ class _Tracer(torch.fx.Tracer):
         args, kwargs = values(node.args), values(node.kwargs)
         self.evaluating = True
         try:
+            with torch.no_grad(), CountingMode():
+                return self._perform(node, args, kwargs)
+        except Exception:
             with torch.no_grad(), torch.device("meta"), CountingMode():
                 return self._perform(node, args, kwargs)
         finally:

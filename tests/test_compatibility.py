@@ -58,6 +58,11 @@ def test_onnxruntime_gives_the_same_numbers(name: str) -> None:
     FEATURES["ONNX"](*operated(name))
 
 
+def test_guards_on_sizes_let_jit_trace_through() -> None:
+    """TinyViT branches on sizes, which torch.jit.trace hands out as tensors."""
+    FEATURES["torch.jit.trace"](*operated("tiny_vit"))
+
+
 def test_fake_quantisation() -> None:
     FEATURES["fake-quant"](*operated("resnet"))
 

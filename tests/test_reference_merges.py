@@ -21,7 +21,10 @@ from families import FAMILIES, Family  # type: ignore[import-not-found]
 from reference import compare, reference, sums_of  # type: ignore[import-not-found]
 
 ALL = bool(os.environ.get("SESURGERY_ALL_FAMILIES"))
-SLOW = ("densenet (torchvision)", "repghost", "googlenet (torchvision)", "mobilevit", "gmlp", "hgnet", "levit")
+SLOW = (
+    "densenet (torchvision)", "repghost", "googlenet (torchvision)", "mobilevit", "maxvit", "ghostnet",
+    "levit", "davit",
+)  # fmt: skip
 CHOSEN = [family for family in FAMILIES if ALL or not (family.heavy or family.name in SLOW)]
 # Whole-model traces that fail: the reference says nothing there, the anatomy does.
 NO_REFERENCE = {"swin3d (torchvision)": 24, "hiera": 24}
