@@ -217,7 +217,7 @@ def _summary(found: list[dict[str, Any]]) -> Iterator[str]:
     yield f"- {', '.join(f'{count:,} of {name}' for name, count in sorted(libraries.items()))} ({versions})."
     every = len(names())
     if len(found) < every:
-        yield f"- **This run is not finished: {len(found):,} of {every:,} models so far.** The command above goes on with it."
+        yield f"- **Not finished: {len(found):,} of {every:,} models so far.** The command above goes on with it."
     yield f"- Crashes: {sum('crash' in row for row in found)}."
     yield (
         f"- Operated: {len(operated):,} of {len(found):,}, by "

@@ -13,8 +13,10 @@ from . import structural  # noqa: F401  # pyright: ignore[reportUnusedImport]  (
 from .actions import Action, Realised
 from .anatomy import Anatomy, dissect
 from .cost import plus
+from .digest import fingerprint
 from .edits import KINDS
 from .errors import InputError, NothingMatchedError, StalePlanError, SurgeryError, UnfitHost
+from .generated import base_of
 from .insert import INSERTED, node_cost
 from .operate import perform
 from .probe import run, run_host
@@ -90,7 +92,9 @@ def draft(
             chosen = [_at_step(edit, index) for edit in found if isinstance(edit, Edit)]
             skips += [skip for skip in found if isinstance(skip, Skip)]
             chosen, realised = _realised(rule.action, anatomy, chosen, skips)
-            perform(seen.twin, realised.actions)
+            inserts = len(recipe.rules) == 1 and _only_inserts(chosen)
+            tried = _one_of_each_kind(seen, chosen) if inserts else {}
+            perform(seen.twin, [act for act in realised.actions if not inserts or act.host in tried])
         edits += chosen
         diffs += realised.diffs
         steps.append(realised.actions)
@@ -99,7 +103,7 @@ def draft(
     if not edits:
         raise nothing_matched(recipe.name, name, anatomy, skips)
     report("counting the costs", total - 1, total)
-    inserts = len(recipe.rules) == 1 and all(edit.action == "insert" and edit.means in INSERTED for edit in edits)
+    inserts = len(recipe.rules) == 1 and _only_inserts(edits)
     after = _after_inserts(seen, before, edits) if inserts else _cost_after(seen, model, steps)
     plan = Plan(
         model=name,
@@ -207,22 +211,32 @@ def _cost_after(seen: Survey, model: nn.Module, steps: Sequence[Sequence[Action]
     return run(body, seen.args, labels=False).cost
 
 
+def _only_inserts(edits: Sequence[Edit]) -> bool:
+    return all(edit.action == "insert" and edit.means in INSERTED for edit in edits)
+
+
+def _one_of_each_kind(seen: Survey, edits: Sequence[Edit]) -> dict[str, Edit]:
+    """Hosts that stand for all: one for each code and means, with its edit."""
+    kinds: dict[Any, Edit] = {}
+    for edit in edits:
+        host = seen.module(edit.host)
+        kinds.setdefault((base_of(host), fingerprint(seen, host), edit.means), edit)
+    return {edit.host: edit for edit in kinds.values()}
+
+
 def _after_inserts(seen: Survey, before: Cost, edits: Sequence[Edit]) -> Cost:
     """The cost with nodes inserted: a node keeps the shape, so everything else costs what it did.
 
-    Each kind of operated host is run once, on what its call was recorded with, to see that it still gives that shape.
+    One operated host of each kind is run, on what its call was recorded with, to see that it still gives that shape.
     """
-    tried: set[Any] = set()
+    for path, edit in _one_of_each_kind(seen, edits).items():
+        host = seen.module(path)
+        frame = seen.frame(host)
+        if frame is not None:
+            _check_shapes(edit, frame.output, run_host(host, frame))
     total = before
     for edit in edits:
-        host = seen.module(edit.host)
-        frame = seen.frame(host)
-        key = (type(host), id(seen.trace(host)), edit.means)
-        if frame is not None and key not in tried:
-            tried.add(key)
-            _check_shapes(edit, frame.output, run_host(host, frame))
-        calls = seen.probe.calls.get(host, 1)
-        total = plus(total, node_cost(seen, edit), calls)
+        total = plus(total, node_cost(seen, edit), seen.probe.calls.get(seen.module(edit.host), 1))
     return total
 
 

@@ -6,6 +6,7 @@ through decompositions that take most of the time of a forward. Anything out of 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ def quick_result(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     first = args[0] if args else None
     if kwargs or not isinstance(first, torch.Tensor) or not first.is_meta or not first.is_floating_point():
         return None
+    if name == "convolution":
+        return _convolution(first, args)
     plain = name.rstrip("_")
     if plain in _UNARY or (plain in _BINARY and _alike(first, args[1])):
         return first if name.endswith("_") else torch.empty_like(first)
@@ -32,6 +35,23 @@ def quick_result(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
         nothing = torch.empty(0, dtype=first.dtype, device="meta")
         return torch.empty_like(first), nothing, nothing
     return None
+
+
+def _convolution(x: torch.Tensor, args: tuple[Any, ...]) -> torch.Tensor | None:
+    """A convolution's result: of the shape that torch found for the same sizes before."""
+    weight = args[1]
+    if not (x.is_contiguous() and weight.is_contiguous()):
+        return None
+    settings = tuple(tuple(arg) if isinstance(arg, list) else arg for arg in args[3:])
+    shape = _convolved(tuple(x.shape), tuple(weight.shape), settings)
+    return torch.empty(shape, dtype=x.dtype, device="meta")
+
+
+@functools.lru_cache(maxsize=4096)
+def _convolved(x: tuple[int, ...], weight: tuple[int, ...], settings: tuple[Any, ...]) -> torch.Size:
+    like, kernel = torch.empty(x, device="meta"), torch.empty(weight, device="meta")
+    plain = [list(item) if isinstance(item, tuple) else item for item in settings]
+    return torch.ops.aten.convolution.default(like, kernel, None, *plain).shape
 
 
 def _alike(one: torch.Tensor, two: Any) -> bool:
