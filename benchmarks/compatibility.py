@@ -32,6 +32,13 @@ RESULTS = HERE / "compatibility.jsonl"
 PAGE = HERE.parent / "docs" / "compatibility.md"
 DDP = "DDP (2 gloo)"
 COLUMNS = (*FEATURES, DDP)
+# Why, where the error alone does not say it.
+EXPLAINED = {
+    ("densenet", "checkpointing"): "its memory-efficient forward branches on requires_grad, so a node in it serves the "
+    "plain forward only; checkpoint whole blocks instead (torch.utils.checkpoint)",
+    ("xception", "forward_intermediates"): "its blocks have a second forward, forward_with_tap, which only "
+    "forward_intermediates calls; a node in forward is not in it",
+}
 Cell = tuple[str, str]  # yes | no | neither (the original cannot) | absent (the library has no such thing), and why
 
 
@@ -148,8 +155,13 @@ def _table(found: dict[str, dict[str, Cell]], notes: dict[str, int]) -> Iterator
     for name, cells in found.items():
         recipe = recipes[name]
         shown = recipe if isinstance(recipe, str) else recipe["name"]
-        texts = [_text(cells[column], notes) if column in cells else "" for column in COLUMNS]
+        texts = [_text(_explained(name, column, cells[column]), notes) if column in cells else "" for column in COLUMNS]
         yield f"| {name} | {shown} | " + " | ".join(texts) + " |"
+
+
+def _explained(family: str, column: str, found: Cell) -> Cell:
+    more = EXPLAINED.get((family, column)) if found[0] == "no" else None
+    return (found[0], f"{found[1]} – {more}") if more else found
 
 
 def _text(found: Cell, notes: dict[str, int]) -> str:
