@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import logging
 import platform
@@ -72,7 +73,10 @@ def spoken(error: Exception) -> str:
 def row(family: Family, columns: Sequence[str] = tuple(FEATURES)) -> dict[str, Cell]:
     """All features of one family, DDP left out."""
     operated = operate(family)
-    return {name: cell(family, name, operated) for name in columns}
+    found = {name: cell(family, name, operated) for name in columns}
+    torch._dynamo.reset()  # it keeps every model it compiled
+    gc.collect()
+    return found
 
 
 def run(families: Sequence[Family]) -> None:
