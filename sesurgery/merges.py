@@ -10,13 +10,11 @@ from torch import nn
 from torch.fx import Node
 
 from .flow import Flow, added, concatenated, multiplied, own_weights, sources, weight_layers
+from .layers import is_dropping
 from .survey import Survey
 from .trace import Trace
 
 _RESIDUAL = ("identity", "projected")
-
-
-_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 @dataclass(frozen=True)
@@ -163,17 +161,10 @@ def _kind(scales: _Scales, terms: tuple[Node, ...], fork: Node | None, flow: Flo
 def _is_transparent(node: Node, host: nn.Module) -> bool:
     """Whether a node passes an activation on unchanged: nothing, a dropout, or a choice out of a list."""
     if node.op == "call_module":
-        module = host.get_submodule(str(node.target))
-        return isinstance(module, _TRANSPARENT) or (not list(module.parameters()) and passes_through(module, node))
+        return is_dropping(host.get_submodule(str(node.target)))
     return node.op in ("call_function", "call_method") and (
         getattr(node.target, "__name__", node.target) in ("getitem", "clone", "contiguous", "dropout", "to")
     )
-
-
-def passes_through(module: nn.Module, node: Node) -> bool:
-    """Whether a module is a dropout of some kind (it keeps the activation in eval mode): by what it is made of."""
-    name = type(module).__name__.lower()
-    return isinstance(module, _TRANSPARENT) or any(word in name for word in ("drop", "stochasticdepth", "identity"))
 
 
 def _gate(host: nn.Module, node: Node, factors: tuple[Node, Node], flow: Flow) -> Merge | None:

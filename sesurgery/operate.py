@@ -5,7 +5,7 @@ All or nothing: every new module is built before the first change, and each chan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -188,11 +188,3 @@ class _Snapshot:
         self.module.__dict__.update(self.fields)
         self.module._modules.clear()
         self.module._modules.update(self.children)
-
-
-def operated_hosts(model: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
-    """Every host that an operation changed, with its path and mark."""
-    for path, module in model.named_modules():
-        mark = mark_of(module)
-        if mark is not None:
-            yield path, module, mark

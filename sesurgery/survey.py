@@ -193,13 +193,6 @@ def _signature(value: Any) -> Any:
     )
 
 
-def tensor_of(value: Any) -> torch.Tensor | None:
-    """The value if it is an activation with a known channel axis, else None."""
-    if isinstance(value, torch.Tensor) and is_activation(value) and channel_axis(value) is not None:
-        return value
-    return None
-
-
 def _run_for_real(
     model: nn.Module, args: tuple[Any, ...], on_meta: Exception, fresh: Callable[[], nn.Module] | None
 ) -> tuple[tuple[Any, ...], Probe]:

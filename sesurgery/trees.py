@@ -9,11 +9,6 @@ import torch
 from torch.utils import _pytree as pytree  # torch's own; there is no public name for it
 
 
-def leaves_of(value: Any) -> list[Any]:
-    """Everything in a nested value that is no container."""
-    return pytree.tree_leaves(value)
-
-
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors in a nested value, in order."""
     if isinstance(value, torch.Tensor):
