@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from .errors import ModelError
 from .probe import Frame, Probe, run
 from .records import Cost, Untraced
 from .structure import structure
-from .trace import LOCK, Failure, Trace, chain, trace
+from .trace import LOCK, Failure, Trace, chain, trace_all
 from .trees import map_tensors, nesting, tensors_in
 from .twin import to_meta, twin_of
 
@@ -70,21 +70,29 @@ class Survey:
         None where it was never called or is a layer of torch.
         """
         if module not in self._traces:
+            self._trace([module])
+        return self._traces.get(module)
+
+    def _trace(self, modules: Iterable[nn.Module]) -> None:
+        """Trace what was called of ``modules`` in one go; calls of equal modules with equal arguments share a trace."""
+        waiting: dict[Any, list[nn.Module]] = {}
+        for module in modules:
             frame = self.frame(module)
-            if frame is None:
-                return None
+            if frame is None or module in self._traces:
+                continue
             if not has_own_forward(module):
                 self._traces[module] = chain(frame)
-                return self._traces[module]
+                continue
             key = structure(module, self._structures)
-            known = None if key is None else (key, _signature(frame.args), _signature(frame.kwargs))
-            if known is None or known not in self._known:
-                self._traces[module] = trace(frame)
-                if known is not None:
-                    self._known[known] = self._traces[module]
-            else:
+            known = module if key is None else (key, _signature(frame.args), _signature(frame.kwargs))
+            if known in self._known:
                 self._traces[module] = self._known[known]
-        return self._traces[module]
+            else:
+                waiting.setdefault(known, []).append(module)
+        found = trace_all([self.probe.frames[equal[0]] for equal in waiting.values()]) if waiting else []
+        for (known, equal), traced in zip(waiting.items(), found, strict=True):
+            self._known[known] = traced
+            self._traces.update(dict.fromkeys(equal, traced))
 
     def hosts(self) -> Iterator[tuple[nn.Module, Trace]]:
         """Every module whose own forward was called and could be traced, in the order of execution."""
@@ -92,6 +100,7 @@ class Survey:
 
     def chains_and_hosts(self) -> Iterator[tuple[nn.Module, Trace]]:
         """The hosts and the Sequentials, in the order of execution."""
+        self._trace(self.probe.frames)
         for module in self.probe.frames:
             traced = self.trace(module)
             if isinstance(traced, Trace):

@@ -372,7 +372,6 @@ def test_light_commands_do_not_import_torch(words: list[str]) -> None:
     assert done.stdout
 
 
-
 def test_a_reader_that_leaves_early_sees_no_traceback() -> None:
     reading, writing = os.pipe()
     os.close(reading)

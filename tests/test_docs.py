@@ -72,7 +72,7 @@ def test_a_stale_page_is_noticed(make: Any) -> None:
 
 
 def test_a_run_that_is_shown_is_a_real_run(make: Any) -> None:
-    page = '```python\nprint(6 * 7)\n```\n\n<!-- run: python -->\n```text\nold\n```\n'
+    page = "```python\nprint(6 * 7)\n```\n\n<!-- run: python -->\n```text\nold\n```\n"
     assert make.as_shown(page) == page.replace("old", "42")
     page = "<!-- run: sesurgery recipes | head -2 -->\n```text\n```\n"
     assert "recipe " in make.as_shown(page)
