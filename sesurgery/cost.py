@@ -123,9 +123,14 @@ def parameters(model: nn.Module) -> int:
 
 def measure(module: nn.Module, *args: Any) -> Cost:
     """The cost of ``module(*args)``, run without gradients; meant for small modules on ``meta``."""
+    return measured(module, *args)[1]
+
+
+def measured(module: nn.Module, *args: Any) -> tuple[Any, Cost]:
+    """What ``module(*args)`` gives, run without gradients, and its cost."""
     with torch.no_grad(), CountingMode() as mode, _LeafBytes(module) as memory:
-        module(*args)
-    return mode.cost(parameters(module), memory.total)
+        output = module(*args)
+    return output, mode.cost(parameters(module), memory.total)
 
 
 class _LeafBytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from torch import nn
+from torch.fx import Graph
 
 from .rewrite import code_text
 from .survey import Survey
@@ -27,7 +29,15 @@ def forward_text(survey: Survey, host: nn.Module) -> str:
     """The code of a traced host's forward."""
     traced = survey.trace(host)
     assert isinstance(traced, Trace)
-    key = ("text", id(traced))
+    key = ("text", _shape(traced.graph))
     if key not in survey.memo:
         survey.memo[key] = code_text(traced.graph)
     return survey.memo[key]
+
+
+def _shape(graph: Graph) -> tuple[Any, ...]:
+    """What the code of a graph depends on; blocks that differ in their sizes only have it in common."""
+    return tuple(
+        (node.op, node.name, node.target, repr(node.args), repr(node.kwargs) if node.kwargs else "")
+        for node in graph.nodes
+    )

@@ -16,7 +16,7 @@ from . import attention
 from .actions import Action, Realised, SetChild, SetForward
 from .anatomy import Anatomy
 from .axes import channel_axis
-from .cost import measure
+from .cost import measured
 from .digest import fingerprint, forward_text
 from .edits import edit_kind, facts, phrase, place_of, refused, verify
 from .errors import StalePlanError, Unfit, UnfitHost
@@ -31,9 +31,10 @@ from .records import Cost, Diff, Edit, Skip
 from .rewrite import Cut, code_text, cut_graph, new_forward
 from .rules import Insert, Rule
 from .sites import Site
-from .sockets import filled, socket_at
+from .sockets import filled
 from .survey import Survey
 from .trace import Trace, trace
+from .ways import last_layer, notes_on, way_to
 
 # The means by which a node comes to what is there, so that costs only add up.
 INSERTED = ("socket", "graph", "behind")
@@ -105,7 +106,7 @@ def _proposal(anatomy: Anatomy, rule: Rule, site: Site, ordinal: int, taken: dic
     if present is not None and rule.if_present == "replace":
         means, host, name = "child", site.host, present
     else:
-        means, host, name = _means(survey, site, edit, taken)
+        means, host, name = way_to(survey, site, edit, taken)
     cost = _node_cost(survey, edit.module, port, options)
     host_path = survey.paths[host]
     block = anatomy.block_of(survey.paths[site.host])
@@ -124,7 +125,7 @@ def _proposal(anatomy: Anatomy, rule: Rule, site: Site, ordinal: int, taken: dic
         fingerprint=fingerprint(survey, host),
         params=cost.params,
         macs=cost.macs,
-        notes=_notes(survey, host),
+        notes=notes_on(survey, host, means),
     )
 
 
@@ -140,7 +141,10 @@ def _node_cost(survey: Survey, module: str, port: attention.Port, options: Mappi
     if key not in survey.memo:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             node = attention.build(module, port, options).eval()
-        survey.memo[key] = measure(node, torch.empty(port.shape, device="meta"))
+        output, cost = measured(node, torch.empty(port.shape, device="meta"))
+        if getattr(output, "shape", None) != port.shape:
+            raise Unfit(f"{module} does not give the shape that it takes, {port.shape}")
+        survey.memo[key] = cost
     return survey.memo[key]
 
 
@@ -152,7 +156,7 @@ def _present(anatomy: Anatomy, site: Site) -> str | None:
         if node.op == "call_module" and host.get_submodule(str(node.target)) in anatomy.attention:
             return str(node.target)
     if type(host).forward is nn.Sequential.forward and site.value.op == "call_module":
-        child = _behind(host.get_submodule(str(site.value.target)))
+        child = last_layer(host.get_submodule(str(site.value.target)))
         mark = mark_of(child)
         if mark is not None and mark.nodes:
             return f"{site.value.target}.{mark.nodes[-1]}"
@@ -169,61 +173,6 @@ def _beyond_drops(host: nn.Module, nodes: Iterable[Node]) -> list[Node]:
         if drops(node, host.get_submodule):
             found += [user for user in node.users if user not in found]
     return found
-
-
-def _behind(module: nn.Module) -> nn.Module:
-    """The layer whose output is a Sequential's output, however deep."""
-    while type(module).forward is nn.Sequential.forward and len(module._modules):
-        module = list(module.children())[-1]
-    return module
-
-
-def _means(survey: Survey, site: Site, edit: Insert, taken: dict[nn.Module, set[str]]) -> tuple[str, nn.Module, str]:
-    """How the node gets there (see :class:`~sesurgery.records.Edit`), into which host and under which name."""
-    bare = edit.options.get("init") == "identity"
-    socket = socket_at(survey, site, bare) if edit.name is None else None
-    if socket is not None and socket[0] not in taken[site.host]:
-        taken[site.host].add(socket[0])
-        return "socket", site.host, socket[0]
-    host, means = site.host, "graph"
-    if type(host).forward is nn.Sequential.forward:
-        if site.value.op != "call_module":
-            raise Unfit("a Sequential has no place before its first child; operate on the module that calls it")
-        host, means = _behind(host.get_submodule(str(site.value.target))), "behind"
-    elif site.value.op == "call_module" and not isinstance(survey.trace(host), Trace):
-        means = "behind"
-    if means == "behind" and (len(survey.mounts[host]) > 1 or survey.probe.calls.get(host, 0) > 1):
-        raise Unfit(f"the {type(host).__name__} it would follow is used in several places")
-    if "forward" in host.__dict__:
-        raise Unfit("its forward was set on the instance, and a new one of the class would not be called")
-    name = _free_name(host, edit, site.role, taken[host])
-    taken[host].add(name)
-    return means, host, name
-
-
-def _free_name(host: nn.Module, edit: Insert, role: str, taken: set[str]) -> str:
-    wanted = edit.name or attention.child_name(edit.module)
-
-    def free(name: str) -> bool:
-        return name not in taken and not hasattr(host, name)
-
-    if free(wanted):
-        return wanted
-    if edit.name is not None and hasattr(host, wanted) and wanted not in taken:
-        raise Unfit(f'its {type(host).__name__} already has an attribute "{wanted}"; choose another name')
-    candidates = [f"{wanted}_{role}"] if role and role != "branch" else []
-    candidates += [f"{wanted}_{number}" for number in range(2, 1000)]
-    return next(name for name in candidates if free(name))
-
-
-def _notes(survey: Survey, host: nn.Module) -> tuple[str, ...]:
-    notes = []
-    mounts, calls = survey.mounts[host], survey.probe.calls.get(host, 0)
-    if len(mounts) > 1:
-        notes.append(f"mounted at {', '.join(mounts)}: one host, edited once")
-    if calls > 1:
-        notes.append(f"called {calls} times in one forward: one host, edited once")
-    return tuple(notes)
 
 
 def _child_action(edit: Edit) -> SetChild:
@@ -327,10 +276,11 @@ def _diff(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> Diff:
     if not isinstance(traced, Trace):
         return Diff((path,), kind, "", "")
     cuts = [_cut(edit) for edit in edits if edit.means != "child"]
-    key = ("diff", id(traced), tuple(cuts))
+    before = forward_text(survey, host)
+    key = ("diff", before, tuple(cuts))
     if key not in survey.memo:
         survey.memo[key] = code_text(cut_graph(traced.graph, cuts))
-    before, after = forward_text(survey, host), survey.memo[key]
+    after = survey.memo[key]
     for edit in edits:
         if edit.means == "child":
             before += f"\n# self.{_name(edit)} is a {type(host.get_submodule(_name(edit))).__name__}"

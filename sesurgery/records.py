@@ -5,7 +5,6 @@ This file imports neither torch nor anything else of the package, so a plan can 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -113,9 +112,9 @@ class Plan:
     before: Cost | None = None
     after: Cost | None = None
 
-    def to_json(self) -> str:
+    def to_json(self, indent: int | None = 2) -> str:
         """The plan as JSON text; ``Plan.from_json`` gives it back, equal."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+        return json.dumps(self, indent=indent, sort_keys=True, default=vars)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

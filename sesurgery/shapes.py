@@ -7,13 +7,13 @@ through decompositions that take most of the time of a forward. Anything out of 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 _UNARY = frozenset("relu silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu mish clone".split())
 _BINARY = frozenset("add mul sub".split())
-_NORMS = frozenset(("native_batch_norm", "_native_batch_norm_legit_no_training"))
 
 
 def quick_result(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -26,14 +26,12 @@ def quick_result(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     first = args[0] if args else None
     if kwargs or not isinstance(first, torch.Tensor) or not first.is_meta or not first.is_floating_point():
         return None
-    if name == "convolution":
-        return _convolution(first, args)
+    rule = _RULES.get(name)
+    if rule is not None:
+        return rule(first, args)
     plain = name.rstrip("_")
-    if plain in _UNARY or (plain in _BINARY and _alike(first, args[1])):
+    if plain in _UNARY or (plain in _BINARY and _keeps_shape(first, args[1])):
         return first if name.endswith("_") else torch.empty_like(first)
-    if name in _NORMS and not (name == "native_batch_norm" and args[5]):
-        nothing = torch.empty(0, dtype=first.dtype, device="meta")
-        return torch.empty_like(first), nothing, nothing
     return None
 
 
@@ -54,8 +52,66 @@ def _convolved(x: tuple[int, ...], weight: tuple[int, ...], settings: tuple[Any,
     return torch.ops.aten.convolution.default(like, kernel, None, *plain).shape
 
 
-def _alike(one: torch.Tensor, two: Any) -> bool:
-    """Whether the second operand changes neither shape nor dtype of the result."""
-    if isinstance(two, torch.Tensor):
-        return two.is_meta and two.shape == one.shape and two.dtype == one.dtype and two.stride() == one.stride()
-    return isinstance(two, (int, float)) and not isinstance(two, bool)
+def _batch_norm(x: torch.Tensor, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+    nothing = torch.empty(0, dtype=x.dtype, device="meta")
+    return torch.empty_like(x), nothing, nothing
+
+
+def _batch_norm_or_its_training(x: torch.Tensor, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...] | None:
+    training = args[5]
+    return None if training else _batch_norm(x, args)
+
+
+def _layer_norm(x: torch.Tensor, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...] | None:
+    normalized = tuple(args[1])
+    kept = x.ndim - len(normalized)
+    if x.dtype != torch.float32 or not x.is_contiguous() or tuple(x.shape[kept:]) != normalized:
+        return None
+    statistics = (*x.shape[:kept], *(1 for _ in normalized))
+    return torch.empty_like(x), torch.empty(statistics, device="meta"), torch.empty(statistics, device="meta")
+
+
+def _addmm(bias: torch.Tensor, args: tuple[Any, ...]) -> torch.Tensor | None:
+    one, two = args[1], args[2]
+    if not (one.dtype == two.dtype == bias.dtype) or one.shape[1] != two.shape[0]:
+        return None
+    if bias.ndim != 1 or bias.shape[0] != two.shape[1]:
+        return None
+    return torch.empty((one.shape[0], two.shape[1]), dtype=bias.dtype, device="meta")
+
+
+def _mean(x: torch.Tensor, args: tuple[Any, ...]) -> torch.Tensor | None:
+    if len(args) < 2 or not args[1] or not x.is_contiguous():
+        return None
+    if any(not -x.ndim <= dim < x.ndim for dim in args[1]):
+        return None
+    gone = {dim % x.ndim for dim in args[1]}
+    keeps = len(args) > 2 and args[2]
+    shape = [1 if dim in gone else size for dim, size in enumerate(x.shape) if keeps or dim not in gone]
+    return torch.empty(shape, dtype=x.dtype, device="meta")
+
+
+_RULES: dict[str, Callable[[torch.Tensor, tuple[Any, ...]], Any]] = {
+    "convolution": _convolution,
+    "native_batch_norm": _batch_norm_or_its_training,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "native_layer_norm": _layer_norm,
+    "addmm": _addmm,
+    "mean": _mean,
+}
+
+
+def _keeps_shape(one: torch.Tensor, two: Any) -> bool:
+    """Whether the second operand changes neither shape nor dtype nor layout of the first."""
+    if not isinstance(two, torch.Tensor):
+        return isinstance(two, (int, float)) and not isinstance(two, bool)
+    if not two.is_meta or two.dtype != one.dtype:
+        return False
+    if two.shape == one.shape:
+        return two.stride() == one.stride()
+    return (
+        one.is_contiguous()
+        and two.is_contiguous()
+        and two.ndim <= one.ndim
+        and all(b in (1, a) for a, b in zip(reversed(one.shape), reversed(two.shape), strict=False))
+    )

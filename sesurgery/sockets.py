@@ -8,6 +8,7 @@ projection might go is no place for a gate). A node that takes a socket needs no
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +19,7 @@ from .digest import fingerprint
 from .layers import Child, drops
 from .sites import Site
 from .survey import Survey
-from .trace import Trace, trace
+from .trace import Case, Failure, Trace, trace_all
 
 _MEANT = re.compile(r"(se|attn|att|attention|eca|ese|cbam|gate|squeeze_excit\w*)([_.]?\w*|\d*)", re.IGNORECASE)
 
@@ -56,21 +57,38 @@ def empty_sockets(survey: Survey, host: nn.Module) -> Iterator[tuple[str, Trace,
             name = str(node.target)
             if "." not in name and (chain or _MEANT.fullmatch(name)) and len(node.args) == 1:
                 yield name, traced, node
-    for name, value in traced.reads.items():
-        if value is None and _MEANT.fullmatch(name):
-            key = ("socket", fingerprint(survey, host), name)
-            if key not in survey.memo:
-                survey.memo[key] = _probed(survey, host, name)
-            probed = survey.memo[key]
-            if probed is not None:
-                yield name, *probed
+    probes = _probes(survey)
+    for name in _nones(traced):
+        probed = probes.get((fingerprint(survey, host), name))
+        if probed is not None:
+            yield name, *probed
 
 
-def _probed(survey: Survey, host: nn.Module, name: str) -> tuple[Trace, Node] | None:
-    frame = survey.frame(host)
-    assert frame is not None
-    with filled(host, (name,)):
-        traced = trace(frame)
+def _nones(traced: Trace) -> Iterator[str]:
+    """What a forward reads as ``None`` where attention is meant to go."""
+    return (name for name, value in traced.reads.items() if value is None and _MEANT.fullmatch(name))
+
+
+def _probes(survey: Survey) -> dict[tuple[str, str], tuple[Trace, Node] | None]:
+    """For each kind of host and each ``None`` in it: the trace with a probe there, and the node of its one call."""
+    if "probes" not in survey.memo:
+        kinds = {
+            (fingerprint(survey, host), name): (host, name)
+            for host, traced in survey.hosts()
+            for name in _nones(traced)
+        }
+        cases = [
+            Case(survey.probe.frames[host], around=functools.partial(filled, host, (name,)))
+            for host, name in kinds.values()
+        ]
+        found = trace_all(cases) if cases else []
+        survey.memo["probes"] = {
+            key: _called_once(traced, name) for (key, (_, name)), traced in zip(kinds.items(), found, strict=True)
+        }
+    return survey.memo["probes"]
+
+
+def _called_once(traced: Trace | Failure, name: str) -> tuple[Trace, Node] | None:
     if not isinstance(traced, Trace):
         return None
     calls = [node for node in traced.graph.nodes if node.op == "call_module" and node.target == name]

@@ -273,14 +273,23 @@ def _operate(model: nn.Module, made: Draft, spec: zoo.ModelSpec | None) -> None:
     history: dict[str, Any] = dict(model.__dict__.get(MODEL_MARK) or {"base": None, "plans": (), "inputs": ()})
     if spec is not None:
         history["base"] = {"reference": spec.reference, "args": dict(spec.args)}
-    history["plans"] = (*history["plans"], made.plan.to_json())
+    history["plans"] = (*history["plans"], made.plan.to_json(indent=None))
     history["inputs"] = (*history["inputs"], describe(made.example))
     perform(model, made.actions)
     model.__dict__[MODEL_MARK] = history
 
 
 def _advice(made: Draft) -> list[str]:
-    return [f"{edit.path}: {note}" for edit in made.plan.edits for note in edit.notes]
+    """The notes of all edits, each once, with the places that it is about."""
+    places: dict[str, list[str]] = {}
+    for edit in made.plan.edits:
+        for note in edit.notes:
+            places.setdefault(note, []).append(edit.path)
+    return [f"{_some(paths)}: {note}" for note, paths in places.items()]
+
+
+def _some(paths: Sequence[str]) -> str:
+    return paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
 
 __all__ = ["Surgery", "SurgeryError", "apply", "inspect", "plan", "revert"]

@@ -16,7 +16,7 @@ from .errors import ModelError
 from .probe import Frame, Probe, run
 from .records import Cost, Untraced
 from .structure import structure
-from .trace import LOCK, Failure, Trace, chain, trace_all
+from .trace import LOCK, Case, Failure, Trace, chain, trace_all
 from .trees import map_tensors, nesting, tensors_in
 from .twin import to_meta, twin_of
 
@@ -89,7 +89,7 @@ class Survey:
                 self._traces[module] = self._known[known]
             else:
                 waiting.setdefault(known, []).append(module)
-        found = trace_all([self.probe.frames[equal[0]] for equal in waiting.values()]) if waiting else []
+        found = trace_all([Case(self.probe.frames[equal[0]]) for equal in waiting.values()]) if waiting else []
         for (known, equal), traced in zip(waiting.items(), found, strict=True):
             self._known[known] = traced
             self._traces.update(dict.fromkeys(equal, traced))

@@ -7,6 +7,7 @@ strays from what the module really did is found out instead of believed.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import traceback
@@ -62,51 +63,57 @@ def trace(
         overrides: plain attributes (or the children's names) to see as other values during the trace.
         live: arguments left at their defaults that are to stay inputs of the graph all the same.
     """
-    return _all_of([frame], overrides or {}, live)[0]
+    return trace_all([Case(frame, overrides or {}, live)])[0]
 
 
-def trace_all(frames: Sequence[Frame]) -> list[Trace | Failure]:
-    """The traces of many calls, for which torch.fx makes ready once."""
-    return _all_of(frames, {}, frozenset())
+@dataclass(frozen=True)
+class Case:
+    """A call to trace, and how its module is to be seen meanwhile.
+
+    Attributes:
+        overrides, live: as for :func:`trace`.
+        around: prepares the module for the time of the trace.
+    """
+
+    frame: Frame
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    live: frozenset[str] = frozenset()
+    around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
 
-def _all_of(frames: Sequence[Frame], overrides: Mapping[str, Any], live: frozenset[str]) -> list[Trace | Failure]:
+def trace_all(cases: Sequence[Case]) -> list[Trace | Failure]:
+    """Many traces, for which torch.fx makes ready once."""
     found: list[Trace | Failure] = []
     session = Session()
 
     def work() -> None:
-        for frame in frames:
-            found.append(_traced(frame, overrides, FrameTracer(frame, live), session.follow))
+        for case in cases:
+            with case.around():
+                found.append(_traced(case, FrameTracer(case.frame, case.live), session.follow))
 
     with LOCK:
         session.over(work)
-        return [_numbers_kept(frame, overrides, live, first) for frame, first in zip(frames, found, strict=True)]
+        return [_numbers_kept(case, first) for case, first in zip(cases, found, strict=True)]
 
 
-def _numbers_kept(
-    frame: Frame, overrides: Mapping[str, Any], live: frozenset[str], first: Trace | Failure
-) -> Trace | Failure:
+def _numbers_kept(case: Case, first: Trace | Failure) -> Trace | Failure:
     """A forward that needs sizes as numbers is traced again: torch.fx can keep math.ceil and its like symbolic, but
     makes ready for it at great length."""
     if isinstance(first, Trace) and not first.numbers:
         return first
-    tracer = FrameTracer(frame, live, (math,))
-    return _traced(frame, overrides, tracer, lambda tracer: tracer.trace(tracer.frame.module))
+    with case.around():
+        tracer = FrameTracer(case.frame, case.live, (math,))
+        return _traced(case, tracer, lambda tracer: tracer.trace(tracer.frame.module))
 
 
-def _traced(
-    frame: Frame,
-    overrides: Mapping[str, Any],
-    tracer: FrameTracer,
-    follow: Callable[[FrameTracer], torch.fx.Graph],
-) -> Trace | Failure:
-    module = frame.module
+def _traced(case: Case, tracer: FrameTracer, follow: Callable[[FrameTracer], torch.fx.Graph]) -> Trace | Failure:
+    module = case.frame.module
     kind = type(module)
-    saved = {name: module.__dict__.get(name, _ABSENT) for name in overrides}
+    saved = {name: module.__dict__.get(name, _ABSENT) for name in case.overrides}
     before = set(module.__dict__)
     try:
         object.__setattr__(module, "__class__", _watching(kind))
-        module.__dict__.update(overrides)
+        module.__dict__.update(case.overrides)
         module.__dict__["_sesurgery_reads"] = reads = {}
         graph = follow(tracer)
         names = [name for name in module.__dict__ if name not in before and name != "_sesurgery_reads"]

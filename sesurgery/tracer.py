@@ -74,17 +74,19 @@ class FrameTracer(torch.fx.Tracer):
         self.evaluating = False
         self.thread = threading.get_ident()  # torch.fx catches the calls of every thread; only ours are meant
         self.parameter_proxies: dict[str, Any] = {}
-        self.recorded: dict[int, deque[Any]] = {}
+        self.paths = {module: path for path, module in frame.module.named_modules()}
+        self.recorded: dict[str, deque[Any]] = {}
         for child in frame.children:
-            self.recorded.setdefault(id(child.module), deque()).append(child.output)
+            if child.module in self.paths:
+                self.recorded.setdefault(self.paths[child.module], deque()).append(child.output)
 
     def follow(self) -> torch.fx.Graph:
         """Run the forward, inside a :class:`Session`."""
         root = self.root = self.frame.module
-        self.submodule_paths = {module: path for path, module in root.named_modules()}
+        self.submodule_paths = self.paths
         self.tensor_attrs = {
             value: f"{path}.{name}" if path else name
-            for module, path in self.submodule_paths.items()
+            for module, path in self.paths.items()
             for name, value in module.__dict__.items()
             if isinstance(value, torch.Tensor)
         }
@@ -94,16 +96,13 @@ class FrameTracer(torch.fx.Tracer):
         self.submodule_paths = None
         return self.graph
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.evaluating or threading.get_ident() != self.thread:
             return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
+        return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if self.evaluating or threading.get_ident() != self.thread:
+        if self.evaluating or isinstance(attr_val, nn.Module) or threading.get_ident() != self.thread:
             return attr_val
         return super().getattr(attr, attr_val, self.parameter_proxies)
 
@@ -189,7 +188,7 @@ class FrameTracer(torch.fx.Tracer):
 
     def _evaluate(self, node: torch.fx.Node) -> Any:
         if node.op == "call_module":
-            queue = self.recorded.get(id(self.root.get_submodule(str(node.target))))
+            queue = self.recorded.get(str(node.target))
             if queue:
                 return queue.popleft()
         args, kwargs = values(node.args), values(node.kwargs)

@@ -7,6 +7,8 @@ The copy lies on the ``meta`` device, so it costs no memory and no arithmetic, a
 from __future__ import annotations
 
 import copy
+import functools
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -26,6 +28,10 @@ _HOOKS = (
     "_forward_hooks_always_called",
 )
 
+_TABLES = frozenset(("_parameters", "_buffers", "_modules"))
+_ATOMS = frozenset((type(None), bool, int, float, str, torch.Size, torch.dtype))
+_CONTAINERS = frozenset((OrderedDict, dict, list, set))
+
 
 def twin_of(model: nn.Module) -> nn.Module:
     """Copy ``model`` onto ``meta``: same classes, attributes, sharing and modes; no weights, no hooks.
@@ -36,13 +42,19 @@ def twin_of(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         memo[id(tensor)] = _weightless(tensor)
-    for module in model.modules():
+    modules = list(model.modules())
+    for module in modules:
         for name in _HOOKS:
             hooks = module.__dict__.get(name)
             if hooks is not None:
                 memo[id(hooks)] = type(hooks)()
+        if _is_plain(type(module)):
+            memo[id(module)] = type(module).__new__(type(module))
     try:
         with _TensorsToMeta():
+            for module in reversed(modules):  # what is inside first
+                if id(module) in memo:
+                    _copy_state(module, memo[id(module)], memo)
             return copy.deepcopy(model, memo)
     except Exception as error:
         raise ModelError(
@@ -50,6 +62,35 @@ def twin_of(model: nn.Module) -> nn.Module:
             where=type(model).__name__,
             remedy="keep what cannot be copied (locks, files, generators) outside the module",
         ) from error
+
+
+@functools.cache
+def _is_plain(kind: type[nn.Module]) -> bool:
+    """Whether a deep copy of such a module is a new object with copies of its state, for want of another way."""
+    special = ("__deepcopy__", "__getnewargs__", "__getnewargs_ex__")
+    usual = ("__new__", "__reduce__", "__reduce_ex__")
+    return not any(hasattr(kind, name) for name in special) and all(
+        getattr(kind, name) is getattr(object, name) for name in usual
+    )
+
+
+def _copy_state(module: nn.Module, new: nn.Module, memo: dict[int, Any]) -> None:
+    """What ``copy.deepcopy`` does to a plain module, without its detours: most of the state is names and numbers."""
+    state = module.__getstate__()
+    for name, value in state.items():
+        state[name] = (
+            {key: _copied(item, memo) for key, item in value.items()} if name in _TABLES else _copied(value, memo)
+        )
+    new.__setstate__(state)
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    if type(value) in _ATOMS or (type(value) is tuple and all(type(item) in _ATOMS for item in value)):
+        return value
+    known = memo.get(id(value))
+    if known is None and type(value) in _CONTAINERS and not value:
+        known = memo[id(value)] = type(value)()
+    return copy.deepcopy(value, memo) if known is None else known
 
 
 def to_meta(value: Any) -> Any:

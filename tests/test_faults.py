@@ -164,7 +164,7 @@ def test_a_fault_in_a_real_class_of_timm() -> None:
     model = timm.create_model("test_resnet")
     before = snapshot(model)
     with pytest.MonkeyPatch.context() as patch:
-        inject(patch, (operate, "_set_child"), 7, after=True)
+        inject(patch, (operate, "_set_child"), 3, after=True)
         with pytest.raises(FaultError):
             sesurgery.apply(model, "standard", inplace=True)
     assert_untouched(model, before)
