@@ -11,20 +11,15 @@ in-place versions are those of real tensors; there are no numbers), every new pa
 
 from __future__ import annotations
 
-import argparse
-import fnmatch
-import json
-import multiprocessing
-import os
 import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from zoo import _start, names
+from runner import Runner, main
+from zoo import names
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "recipe_sweep.jsonl"
 PAGE = HERE.parent / "docs" / "recipes-by-family.md"
 _SMALL = "test_ atto femto pico nano xxs tiny mini _xs small 050 _0 18 _s lite 10 26".split()
 
@@ -186,39 +181,11 @@ def _cell(row: dict[str, Any]) -> str:
     return "**fails**" if "crash" in row else str(row.get("edits", ""))
 
 
-def rows() -> list[dict[str, Any]]:
-    """The results so far, the latest of each try."""
-    found = {}
-    if RESULTS.exists():
-        for line in RESULTS.read_text().splitlines():
-            row = json.loads(line)
-            found[row["model"], row["recipe"]] = row
-    return list(found.values())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--filter", default="*", help="glob over references")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--fresh", action="store_true", help="throw the results away first")
-    parser.add_argument("--report", action="store_true", help="only write the page")
-    options = parser.parse_args()
-    _start()
-    if options.fresh:
-        RESULTS.unlink(missing_ok=True)
-    if not options.report:
-        from rich.progress import track
-
-        done = {row["model"] for row in rows() if "crash" not in row}
-        wanted = [name for name in small_models() if fnmatch.fnmatch(name, options.filter) and name not in done]
-        context = multiprocessing.get_context("spawn")
-        with RESULTS.open("a") as sink, context.Pool(options.workers, _start) as pool:
-            for found in track(pool.imap_unordered(sweep, wanted), "recipes", total=len(wanted)):
-                sink.writelines(json.dumps(row) + "\n" for row in found)
-                sink.flush()
-    PAGE.write_text(page(rows()), encoding="utf-8")
-    print(page(rows()).splitlines()[4])
+def write(rows: list[dict[str, Any]]) -> str:
+    """Write docs/recipes-by-family.md; its summary."""
+    PAGE.write_text(page(rows), encoding="utf-8")
+    return page(rows).splitlines()[4]
 
 
 if __name__ == "__main__":
-    main()
+    main(Runner(sweep, HERE / "recipe_sweep.jsonl", ("model", "recipe")), small_models, write, __doc__)

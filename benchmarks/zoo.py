@@ -10,23 +10,17 @@ One JSON line a model goes to ``zoo.jsonl`` beside this script.
 
 from __future__ import annotations
 
-import argparse
-import fnmatch
-import json
-import logging
-import multiprocessing
-import os
 import resource
 import time
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runner import Runner, main
+
 HERE = Path(__file__).parent
-RESULTS = HERE / "zoo.jsonl"
 PAGE = HERE.parent / "docs" / "coverage.md"
 
 
@@ -48,7 +42,7 @@ def fitting(kinds: Counter[str], blocks: int) -> list[str]:
     return [*order, "plain", "swap-attention", "strip-attention"]
 
 
-def examine(reference: str) -> dict[str, Any]:
+def examine(reference: str) -> list[dict[str, Any]]:
     """Put one model through everything; the row says what happened and how long it took."""
     import torch
 
@@ -59,7 +53,7 @@ def examine(reference: str) -> dict[str, Any]:
     except Exception as error:
         row.update(crash=f"{type(error).__name__}: {error}"[:500], trace=traceback.format_exc()[-2000:])
     row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return row
+    return [row]
 
 
 def _examined(reference: str) -> dict[str, Any]:
@@ -137,40 +131,6 @@ def _examined(reference: str) -> dict[str, Any]:
         break
     row["refused"] = refusals
     return row
-
-
-def run(wanted: list[str], workers: int) -> None:
-    """Examine the models that have no result yet, showing how far it is."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    context = multiprocessing.get_context("spawn")
-    with (
-        RESULTS.open("a") as sink,
-        Progress(*columns) as bar,
-        context.Pool(workers, _start, maxtasksperchild=200) as pool,
-    ):
-        task = bar.add_task("models", total=len(wanted))
-        for row in pool.imap_unordered(examine, wanted):
-            sink.write(json.dumps(row) + "\n")
-            sink.flush()
-            bar.update(task, advance=1, description=f"{row['model']:<50.50}")
-
-
-def _start() -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-
-
-def rows() -> list[dict[str, Any]]:
-    """The results so far, the latest of each model."""
-    found: dict[str, dict[str, Any]] = {}
-    if RESULTS.exists():
-        for line in RESULTS.read_text().splitlines():
-            row = json.loads(line)
-            found[row["model"]] = row
-    return [found[name] for name in sorted(found)]
 
 
 def page(found: list[dict[str, Any]]) -> str:
@@ -286,22 +246,11 @@ def _untraced(found: list[dict[str, Any]]) -> Iterator[str]:
         yield f"- {cls} ({count} modules, such as {where[cls, reason]}): {reason}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--filter", default="*", help="glob over references, such as 'timm:resnet*'")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--fresh", action="store_true", help="throw the results away first")
-    parser.add_argument("--report", action="store_true", help="only write docs/coverage.md")
-    options = parser.parse_args()
-    _start()
-    if options.fresh:
-        RESULTS.unlink(missing_ok=True)
-    if not options.report:
-        done = {row["model"] for row in rows() if "crash" not in row}
-        run([name for name in names() if fnmatch.fnmatch(name, options.filter) and name not in done], options.workers)
-    PAGE.write_text(page(rows()), encoding="utf-8")
-    print("\n".join(_summary(rows())))
+def write(found: list[dict[str, Any]]) -> str:
+    """Write docs/coverage.md; its summary."""
+    PAGE.write_text(page(found), encoding="utf-8")
+    return "\n".join(_summary(found))
 
 
 if __name__ == "__main__":
-    main()
+    main(Runner(examine, HERE / "zoo.jsonl"), names, write, __doc__)

@@ -19,11 +19,9 @@ from torch.fx import Graph, Node
 from .errors import Unfit
 from .generated import Code
 from .guards import expect
+from .liveness import Liveness, Path, liveness
 from .probe import Frame
 from .trace import Failure, Trace, trace
-
-_MOST_FLAGS = 2
-_Path = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def new_forward(
     Raises:
         Unfit: the host takes another way while training, and the site cannot be found there.
     """
-    live = _liveness(frame, base)
+    live = liveness(frame, base)
     flags = tuple(flag for flag in live.flags if _can_follow(frame, base, flag, recut, change))
     frozen = {flag: base.reads[flag] for flag in live.flags if flag not in flags}
     first = tuple(bool(base.reads[flag]) for flag in flags)
@@ -119,7 +117,7 @@ def new_forward(
             if isinstance(traced, Failure):
                 raise Unfit(f"with {_spoken(overrides)} its forward cannot be traced: {traced.reason}")
             bodies[choice] = change(traced.graph, recut(traced))
-            again = _liveness(frame, traced, overrides, skip=frozenset(live.flags))
+            again = liveness(frame, traced, overrides, skip=frozenset(live.flags))
             _make_live(bodies[choice], replace(again, frozen={**again.frozen, **frozen}), frame)
     return _assembled(bodies, flags)
 
@@ -138,93 +136,7 @@ def _can_follow(frame: Frame, base: Trace, flag: str, recut: Recut, change: Call
     return True
 
 
-@dataclass(frozen=True)
-class _Liveness:
-    places: Mapping[tuple[str, _Path], tuple[str, str]]  # (node, place in its arguments) -> ("attribute"|"input", name)
-    flags: tuple[str, ...]
-    frozen: Mapping[str, Any]  # attributes to check at run time
-    bound: Mapping[str, Any]  # arguments to check at run time
-
-
-def _liveness(
-    frame: Frame, base: Trace, overrides: Mapping[str, Any] | None = None, skip: frozenset[str] = frozenset()
-) -> _Liveness:
-    places: dict[tuple[str, _Path], tuple[str, str]] = {}
-    flags: list[str] = []
-    frozen: dict[str, Any] = {}
-    bound: dict[str, Any] = {}
-    for name, value in base.reads.items():
-        if name in skip or value is None or isinstance(value, str):
-            continue
-        changed = _changed(value)
-        other = trace(frame, {**(overrides or {}), name: changed})
-        found = None if isinstance(other, Failure) else _differences(base.graph, other.graph)
-        if found is not None and all(_is(one, value) and _is(two, changed) for _, one, two in found):
-            places.update({place: ("attribute", name) for place, _, _ in found})
-        elif isinstance(value, bool) and not isinstance(other, Failure) and len(flags) < _MOST_FLAGS:
-            flags.append(name)
-        elif name == "training":
-            assert isinstance(other, Failure)
-            raise Unfit(f"in training mode its forward cannot be traced: {other.reason}")
-        else:
-            frozen[name] = value
-    for name, value in base.bound.items():
-        other = trace(frame, overrides, frozenset((name,)))
-        found = None if isinstance(other, Failure) else _differences(base.graph, other.graph)
-        if found is not None and all(_is(one, value) and isinstance(two, Node) for _, one, two in found):
-            places.update({place: ("input", name) for place, _, _ in found})
-        else:
-            bound[name] = value
-    return _Liveness(places, tuple(flags), frozen, bound)
-
-
-def _changed(value: Any) -> Any:
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        return value + 1
-    return value + 0.125 if value <= 0.5 else value - 0.125
-
-
-def _is(one: Any, two: Any) -> bool:
-    return type(one) is type(two) and one == two
-
-
-def _differences(one: Graph, two: Graph) -> list[tuple[tuple[str, _Path], Any, Any]] | None:
-    """Where two graphs differ, if it is in constants only; None where their structure differs."""
-    if len(one.nodes) != len(two.nodes):
-        return None
-    order = {node: index for graph in (one, two) for index, node in enumerate(graph.nodes)}
-    found: list[tuple[tuple[str, _Path], Any, Any]] = []
-
-    def compare(a: Any, b: Any, place: _Path, node: str) -> bool:
-        if isinstance(a, Node) and isinstance(b, Node):
-            return order[a] == order[b]
-        if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-            return len(a) == len(b) and all(
-                compare(x, y, (*place, i), node) for i, (x, y) in enumerate(zip(a, b, strict=True))
-            )
-        if isinstance(a, dict) and isinstance(b, dict):
-            return a.keys() == b.keys() and all(compare(a[key], b[key], (*place, key), node) for key in a)
-        if isinstance(a, slice) and isinstance(b, slice):
-            return compare((a.start, a.stop, a.step), (b.start, b.stop, b.step), (*place, "slice"), node)
-        if not _is(a, b):
-            found.append(((node, place), a, b))
-        return True
-
-    for a, b in zip(one.nodes, two.nodes, strict=True):
-        if a.op != b.op or (a.op != "placeholder" and a.target != b.target):
-            return None
-        if a.op == "placeholder":
-            continue
-        if not compare(a.args, b.args, ("args",), a.name) or not compare(a.kwargs, b.kwargs, ("kwargs",), a.name):
-            return None
-    if any("slice" in place for (_, place), _, _ in found):
-        return None
-    return found
-
-
-def _make_live(graph: Graph, live: _Liveness, frame: Frame) -> None:
+def _make_live(graph: Graph, live: Liveness, frame: Frame) -> None:
     """Put run-time values and run-time checks into a graph of our own."""
     nodes = {node.name: node for node in graph.nodes}
     start = _last_placeholder(graph)
@@ -248,8 +160,8 @@ def _make_live(graph: Graph, live: _Liveness, frame: Frame) -> None:
             graph.call_function(expect, (node, value, place))
 
 
-def _replace(node: Node, place: _Path, value: Node) -> None:
-    def rebuilt(tree: Any, rest: _Path) -> Any:
+def _replace(node: Node, place: Path, value: Node) -> None:
+    def rebuilt(tree: Any, rest: Path) -> Any:
         if not rest:
             return value
         head, *tail = rest

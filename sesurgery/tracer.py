@@ -197,8 +197,11 @@ class FrameTracer(torch.fx.Tracer):
             with torch.no_grad(), CountingMode():
                 return self._perform(node, args, kwargs)
         except Exception:
-            with torch.no_grad(), torch.device("meta"), CountingMode():
-                return self._perform(node, args, kwargs)
+            try:
+                with torch.no_grad(), torch.device("meta"), CountingMode():
+                    return self._perform(node, args, kwargs)
+            except AttributeError as error:  # in a property (as a proxy's node is) it would start a search for another
+                raise TraceError(str(error)) from error
         finally:
             self.evaluating = False
 

@@ -203,3 +203,32 @@ def test_a_part_of_forward_is_no_way_in_of_its_own() -> None:
     surgery = sesurgery.apply(networks.lively(Split(8)), "standard", example_input=torch.randn(1, 8, 8, 8))
     assert [edit.means for edit in surgery.plan.edits] == ["graph"]
     assert surgery.notes == ()
+
+
+# Arguments that a caller may leave out.
+
+
+class Masked(nn.Module):
+    """Reads an attribute of an optional argument, but only on the way that is not taken (timm's fused attention)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused = True
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y = self.conv(x)
+        if not self.fused and mask is not None:
+            y = y * mask.to(y.dtype) if mask.dtype == torch.bool else y + mask
+        return x + y
+
+
+def test_what_an_absent_argument_does_not_have_is_no_endless_search() -> None:
+    surgery = sesurgery.apply(networks.lively(Masked()), "standard", example_input=torch.randn(1, 8, 8, 8))
+    assert [edit.path for edit in surgery.plan.edits] == ["se"]
+    x = torch.randn(1, 8, 8, 8)
+    taken = surgery.model(x)
+    surgery.model.fused = False
+    assert torch.equal(surgery.model(x), taken)
+    with pytest.raises(sesurgery.SurgeryError):
+        surgery.model(x, torch.ones(1))
