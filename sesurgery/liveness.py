@@ -22,13 +22,13 @@ class Liveness:
 
     Attributes:
         places: read at run time: (node, place in its arguments) -> ("attribute" or "input", name).
-        flags: change the way that the forward goes.
+        flags: change the way that the forward goes, with the trace of the other way.
         frozen: attributes to check at run time, with the value that holds.
         bound: arguments to check at run time, with the value that holds.
     """
 
     places: Mapping[tuple[str, Path], tuple[str, str]]
-    flags: tuple[str, ...]
+    flags: Mapping[str, Trace]
     frozen: Mapping[str, Any]
     bound: Mapping[str, Any]
 
@@ -55,7 +55,7 @@ def liveness(
         )
     )
     places: dict[tuple[str, Path], tuple[str, str]] = {}
-    flags: list[str] = []
+    flags: dict[str, Trace] = {}
     frozen: dict[str, Any] = {}
     bound: dict[str, Any] = {}
     idle_reads: dict[str, Any] = {}
@@ -66,7 +66,7 @@ def liveness(
             places.update({place: ("attribute", name) for place, _, _ in found})
             idle_reads.update({} if found else {name: changes[name]})
         elif isinstance(value, bool) and not isinstance(other, Failure) and len(flags) < MOST_FLAGS:
-            flags.append(name)
+            flags[name] = other
         elif name == "training":
             assert isinstance(other, Failure)
             raise Unfit(f"in training mode its forward cannot be traced: {other.reason}")
@@ -82,7 +82,7 @@ def liveness(
     attributes, arguments = _matter_together(frame, base, under, idle_reads, idle_arguments)
     frozen.update({name: reads[name] for name in attributes})
     bound.update({name: base.bound[name] for name in arguments})
-    return Liveness(places, tuple(flags), frozen, bound)
+    return Liveness(places, flags, frozen, bound)
 
 
 def _matter_together(

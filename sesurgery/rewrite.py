@@ -105,7 +105,7 @@ def new_forward(
         Unfit: the host takes another way while training, and the site cannot be found there.
     """
     live = liveness(frame, base)
-    flags = tuple(flag for flag in live.flags if _can_follow(frame, base, flag, recut, change))
+    flags = tuple(flag for flag, other in live.flags.items() if _can_follow(flag, other, recut, change))
     frozen = {flag: base.reads[flag] for flag in live.flags if flag not in flags}
     first = tuple(bool(base.reads[flag]) for flag in flags)
     bodies: dict[tuple[bool, ...], Graph] = {first: change(base.graph, cuts)}
@@ -113,27 +113,33 @@ def new_forward(
     for choice in itertools.product((False, True), repeat=len(flags)):
         if choice not in bodies:
             overrides = dict(zip(flags, choice, strict=True))
-            traced = trace(frame, overrides)
-            if isinstance(traced, Failure):
-                raise Unfit(f"with {_spoken(overrides)} its forward cannot be traced: {traced.reason}")
+            traced = _other_way(frame, base, live, overrides)
             bodies[choice] = change(traced.graph, recut(traced))
             again = liveness(frame, traced, overrides, skip=frozenset(live.flags))
             _make_live(bodies[choice], replace(again, frozen={**again.frozen, **frozen}), frame)
     return _assembled(bodies, flags)
 
 
-def _can_follow(frame: Frame, base: Trace, flag: str, recut: Recut, change: Callable[[Graph, Changes], Graph]) -> bool:
+def _can_follow(flag: str, other: Trace, recut: Recut, change: Callable[[Graph, Changes], Graph]) -> bool:
     """Whether the cuts can be made on the other side of a flag too. Training mode must be followed."""
-    other = trace(frame, {flag: not base.reads[flag]})
     try:
-        if isinstance(other, Failure):
-            raise Unfit(other.reason)
         change(other.graph, recut(other))
     except Unfit:
         if flag == "training":
             raise
         return False
     return True
+
+
+def _other_way(frame: Frame, base: Trace, live: Liveness, overrides: Mapping[str, Any]) -> Trace:
+    """The trace under other flags."""
+    turned = [flag for flag, value in overrides.items() if value != base.reads[flag]]
+    if len(turned) == 1:
+        return live.flags[turned[0]]
+    traced = trace(frame, overrides)
+    if isinstance(traced, Failure):
+        raise Unfit(f"with {_spoken(overrides)} its forward cannot be traced: {traced.reason}")
+    return traced
 
 
 def _make_live(graph: Graph, live: Liveness, frame: Frame) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import linecache
 import operator
 import threading
 import traceback
 import types
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -220,17 +222,30 @@ class FrameTracer(torch.fx.Tracer):
 
 def _own_line(kind: type) -> str:
     """The line of the module's own code that is running now."""
-    return line_in(traceback.extract_stack(), kind) or "a line that cannot be found"
+    source = _source_of(kind)
+    frame = inspect.currentframe()
+    while frame is not None:
+        if source is not None and frame.f_code.co_filename == source:
+            return _quoted(source, frame.f_lineno)
+        frame = frame.f_back
+    return "a line that cannot be found"
 
 
-def line_in(stack: traceback.StackSummary, kind: type) -> str:
-    """The last line on a stack that is code of ``kind``."""
+def line_in(stack: Iterable[traceback.FrameSummary], kind: type) -> str:
+    """The last line on a stack that is code of ``kind``; empty where there is none."""
+    source = _source_of(kind)
+    lines = [entry.lineno for entry in stack if entry.filename == source]
+    return _quoted(source, lines[-1]) if source and lines else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _source_of(kind: type) -> str | None:
     try:
-        source = inspect.getsourcefile(kind.forward)  # type: ignore[attr-defined]
+        return inspect.getsourcefile(kind.forward)  # type: ignore[attr-defined]
     except TypeError:
-        source = None
-    found = ""
-    for entry in stack:
-        if source and entry.filename == source:
-            found = f"line {entry.lineno} of {source.rsplit('/', 1)[-1]}: `{(entry.line or '').strip()}`"
-    return found
+        return None
+
+
+def _quoted(source: str, number: int | None) -> str:
+    line = linecache.getline(source, number or 0).strip()
+    return f"line {number} of {source.rsplit('/', 1)[-1]}: `{line}`"
