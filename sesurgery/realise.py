@@ -13,6 +13,7 @@ from .edits import verify
 from .errors import StalePlanError
 from .exchange import Make, digest
 from .gates import realise_host
+from .outline import outline
 from .records import Diff, Edit
 from .survey import Survey
 
@@ -75,8 +76,8 @@ def _check_olds(survey: Survey, edit: Edit) -> None:
 
 
 def _diff(survey: Survey, host: str, changed: Sequence[tuple[str, nn.Module, nn.Module]]) -> Diff:
-    before = "\n".join(f"{_attribute(name)} = {old!r}" for name, old, _ in changed)
-    after = "\n".join(f"{_attribute(name)} = {new!r}" for name, _, new in changed)
+    before = "\n".join(f"{_attribute(name)} = {outline(old)}" for name, old, _ in changed)
+    after = "\n".join(f"{_attribute(name)} = {outline(new)}" for name, _, new in changed)
     return Diff((host,), type(survey.module(host)).__name__, before, after)
 
 
