@@ -37,8 +37,6 @@ COLUMNS = (*FEATURES, DDP)
 EXPLAINED = {
     ("densenet", "checkpointing"): "its memory-efficient forward branches on requires_grad, so a node in it serves the "
     "plain forward only; checkpoint whole blocks instead (torch.utils.checkpoint)",
-    ("xception", "forward_intermediates"): "its blocks have a second forward, forward_with_tap, which only "
-    "forward_intermediates calls; a node in forward is not in it",
 }
 Cell = tuple[str, str]  # yes | no | neither (the original cannot) | absent (the library has no such thing), and why
 

@@ -56,7 +56,9 @@ def liveness(
     )
     places: dict[tuple[str, Path], tuple[str, str]] = {}
     flags: dict[str, Trace] = {}
-    frozen: dict[str, Any] = {}
+    frozen: dict[str, Any] = {
+        name: value for name, value in base.reads.items() if isinstance(value, str) and name not in skip
+    }
     bound: dict[str, Any] = {}
     idle_reads: dict[str, Any] = {}
     idle_arguments: list[str] = []

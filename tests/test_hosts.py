@@ -205,6 +205,23 @@ def test_a_part_of_forward_is_no_way_in_of_its_own() -> None:
     assert surgery.notes == ()
 
 
+def test_a_word_that_a_forward_goes_by_is_watched() -> None:
+    class Worded(networks.Residual):
+        def __init__(self, channels: int) -> None:
+            super().__init__(channels)
+            self.mode = "plus"
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y + 1 if self.mode == "plus" else y - 1
+
+    model = sesurgery.apply(networks.lively(Worded(8)), "standard", example_input=torch.randn(1, 8, 8, 8)).model
+    model(torch.randn(1, 8, 8, 8))
+    model.mode = "minus"
+    with pytest.raises(sesurgery.SurgeryError, match="'plus', and here it is 'minus'"):
+        model(torch.randn(1, 8, 8, 8))
+
+
 # Arguments that a caller may leave out.
 
 
