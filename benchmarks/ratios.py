@@ -145,8 +145,8 @@ def results(runs: int) -> list[Result]:
         paired(
             "`sesurgery recipes`, whole process", '`python -c "import torch"`', 0.3, cli("recipes"), torch_import, runs
         ),
-        networks(runs * 4, train=False),
-        networks(runs * 4, train=True),
+        networks(runs * 10, train=False),
+        networks(runs * 6, train=True),
     ]
 
 
