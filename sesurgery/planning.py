@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,10 @@ from .anatomy import Anatomy, dissect
 from .cost import plus
 from .digest import fingerprint
 from .edits import KINDS
-from .errors import InputError, NothingMatchedError, StalePlanError, SurgeryError, UnfitHost
+from .errors import InputError, StalePlanError, SurgeryError, UnfitHost
 from .generated import base_of
 from .insert import INSERTED, node_cost
+from .misses import nothing_matched
 from .operate import perform
 from .probe import run, run_host
 from .recipe import to_data
@@ -270,26 +271,3 @@ def folded(diffs: Sequence[Diff]) -> tuple[Diff, ...]:
     for diff in diffs:
         paths.setdefault((diff.cls, diff.before, diff.after), []).extend(diff.paths)
     return tuple(Diff(tuple(found), *key) for key, found in paths.items())
-
-
-def nothing_matched(recipe: str, model: str, anatomy: Anatomy, skips: Sequence[Skip]) -> NothingMatchedError:
-    """The error for a recipe without a site, with the nearest miss."""
-    reasons: Mapping[str, int] = {}
-    counted: dict[str, int] = dict(reasons)
-    for skip in skips:
-        counted[skip.reason] = counted.get(skip.reason, 0) + 1
-    if skips:
-        reason, count = max(counted.items(), key=lambda item: item[1])
-        first = next(skip for skip in skips if skip.reason == reason)
-        more = f" (and {count - 1} more like it)" if count > 1 else ""
-        miss = f"nearest miss: {first.path or 'the model'}{more}: {reason}"
-    else:
-        kinds = sorted({f"{merge.kind} {merge.op}" for merge in anatomy.reported_merges()})
-        untraced = anatomy.survey.untraced()
-        miss = f"the model has {', '.join(kinds) if kinds else 'no merges'}"
-        if untraced:
-            miss += f"; {len(untraced)} modules could not be traced, such as {untraced[0].path}: {untraced[0].reason}"
-    return NothingMatchedError(
-        f'recipe "{recipe}" matched nothing in {model}; {miss}',
-        remedy=f"sesurgery inspect {model} shows what there is, sesurgery recipes what could be done",
-    )

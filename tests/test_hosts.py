@@ -249,3 +249,9 @@ def test_what_an_absent_argument_does_not_have_is_no_endless_search() -> None:
     assert torch.equal(surgery.model(x), taken)
     with pytest.raises(sesurgery.SurgeryError):
         surgery.model(x, torch.ones(1))
+
+
+def test_what_torch_runs_itself_is_named_where_nothing_matches() -> None:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    with pytest.raises(sesurgery.NothingMatchedError, match="torch's own MultiheadAttention, TransformerEncoderLayer"):
+        sesurgery.apply(nn.Sequential(layer), "standard", example_input=torch.randn(1, 7, 32))
