@@ -11,6 +11,7 @@ in-place versions are those of real tensors; there are no numbers), every new pa
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -171,10 +172,17 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines.append(f"| {model} | " + " | ".join(shown) + " |")
     lines += ["", "## Failures", ""]
     lines += [f"- {row['model']}, {row['recipe']}: {row['crash']}" for row in crashes] or ["None."]
-    reasons = Counter(row["refused"].split("nearest miss: ")[-1].split(": ")[-1] for row in rows if "refused" in row)
+    reasons = Counter(_reason(row["refused"]) for row in rows if "refused" in row)
     lines += ["", "## The commonest reasons to refuse", ""]
     lines += [f"- {reason} ({count})" for reason, count in reasons.most_common(25)]
     return "\n".join(lines) + "\n"
+
+
+def _reason(refused: str) -> str:
+    """Why, without the place and the model."""
+    miss = refused.split("; sesurgery inspect")[0].split(" matched nothing in ")[-1].partition("; ")[2] or refused
+    nearest = re.fullmatch(r"nearest miss: [^:]*: (.*)", miss)
+    return re.sub(r" \(line \d+ of .*", "", nearest[1] if nearest else miss.partition("; ")[0])
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -25,7 +25,9 @@ def nothing_matched(recipe: str, model: str, anatomy: Anatomy, skips: Sequence[S
         untraced = anatomy.survey.untraced()
         miss = f"the model has {', '.join(kinds) if kinds else 'no merges'}"
         if untraced:
-            miss += f"; {len(untraced)} modules could not be traced, such as {untraced[0].path}: {untraced[0].reason}"
+            first, count = untraced[0], len(untraced)
+            such = f"{count} modules could not be traced, such as" if count > 1 else "could not be traced:"
+            miss += f"; {such} {first.path or 'the model itself'}: {first.reason}"
         whole = _left_whole(anatomy.survey)
         if whole:
             miss += f"; torch's own {', '.join(whole)}: left whole, no sites inside"
