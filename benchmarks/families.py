@@ -46,6 +46,8 @@ class Family:
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
+                if name.endswith(("_min", "_max")):  # bounds that values are clipped to
+                    continue
                 if tensor.ndim <= 1 and tensor.is_floating_point():
                     positive = name.endswith(("weight", "running_var", "gain", "gamma"))
                     tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + (0.75 if positive else -0.25))
@@ -242,10 +244,10 @@ MORE = (
     _torchvision("deeplabv3", "deeplabv3_resnet50"),
     _torchvision("fcn", "fcn_resnet50"),
     _torchvision("lraspp", "lraspp_mobilenet_v3_large"),
-    _torchvision("inception", "inception_v3", 96, recipe="inception", init_weights=False),
+    _torchvision("inception", "inception_v3", 96, recipe="inception", init_weights=False, aux_logits=False),
     _torchvision("mvit", "mvit_v2_s", 224, frames=16),
     _torchvision("quantized googlenet", "quantized_googlenet", recipe="inception"),
-    _torchvision("quantized inception", "quantized_inception_v3", 96, recipe="inception"),
+    _torchvision("quantized inception", "quantized_inception_v3", 96, recipe="inception", aux_logits=False),
     _torchvision("quantized mobilenet_v2", "quantized_mobilenet_v2"),
     _torchvision("quantized mobilenet_v3", "quantized_mobilenet_v3_large"),
     _torchvision("quantized resnet", "quantized_resnet18"),

@@ -17,7 +17,7 @@ from .anatomy import Anatomy, resolution
 from .axes import channel_axis
 from .errors import UnknownNameError
 from .flow import carries, sources, weight_layers
-from .layers import activates, is_conv, is_depthwise, is_pointwise, is_spatial, pools
+from .layers import activates, drops, is_conv, is_depthwise, is_pointwise, is_spatial, pools
 from .merges import Merge
 from .phrases import At, register_phrase
 from .records import Skip
@@ -79,11 +79,24 @@ def _merges(anatomy: Anatomy, op: str) -> Iterator[tuple[nn.Module, Merge]]:
 
 def _residual(anatomy: Anatomy) -> Iterator[Merge | Skip]:
     for host, merge in _merges(anatomy, "add"):
-        if merge.residual:
+        if merge.residual and not _runs_layers(anatomy, merge):
+            why = "no layer runs on its branch (a norm or an activation that adds its own input)"
+            yield Skip(place_in(anatomy, host, merge.node), why)
+        elif merge.residual:
             yield merge
         elif not merge.partial:
             why = "a sum of like branches (none is the identity)"
             yield Skip(place_in(anatomy, host, merge.node), why)
+
+
+def _runs_layers(anatomy: Anatomy, merge: Merge) -> bool:
+    """Whether a branch calls a layer, or computes with a kernel or a matrix of the host's own."""
+    child, flow = merge.host.get_submodule, anatomy.flows[merge.host]
+    return any(
+        (node.op == "call_module" and not drops(node, child)) or weight_layers(node, child) > 0
+        for end in merge.branches
+        for node in flow.between(merge.fork, end)
+    )
 
 
 @_known("before residual add")

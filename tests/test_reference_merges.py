@@ -27,7 +27,9 @@ SLOW = (
 )  # fmt: skip
 CHOSEN = [family for family in (*FAMILIES, *(MORE if ALL else ())) if ALL or not (family.heavy or family.name in SLOW)]
 # Whole-model traces that fail: the reference says nothing there, the anatomy does.
-NO_REFERENCE = {"swin3d (torchvision)": 24, "hiera": 24}
+NO_REFERENCE = {"swin3d (torchvision)": 24, "hiera": 24, "gemma4_vit": 12}
+# Sums in the reference that are none: two tables of relative positions, one of rows and one of columns.
+SHIFTS = {"vit_sam": 2}
 
 
 @pytest.mark.parametrize("family", CHOSEN, ids=lambda family: family.name)
@@ -41,8 +43,9 @@ def test_every_sum_of_the_reference_is_found(family: Family) -> None:
         return
     assert found.failure is None
     assert found.reference is not None
-    assert found.missing == ()
-    assert found.found >= found.reference
+    assert len(found.missing) == SHIFTS.get(family.name, 0)
+    assert all("no residual" in item for item in found.missing)
+    assert found.found >= found.reference - len(found.missing)
 
 
 class Sums(nn.Module):
