@@ -102,7 +102,7 @@ class _Recorder:
                 handle.remove()
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        frame = Frame(module, _light(args), _light(kwargs))
+        frame = Frame(module, light(args), light(kwargs))
         if self.stack:
             self.stack[-1].children.append(frame)
         else:
@@ -110,10 +110,10 @@ class _Recorder:
         self.stack.append(frame)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.stack.pop().output = _light(output)
+        self.stack.pop().output = light(output)
 
 
-def _light(value: Any) -> Any:
+def light(value: Any) -> Any:
     """The value with its tensors on ``meta``, labels kept, in new containers: a forward may go on filling its own."""
     if isinstance(value, torch.Tensor):
         return _light_tensor(value)

@@ -20,6 +20,7 @@ import torch.fx
 from torch import nn
 
 from .probe import Frame
+from .sizes import symbolic_factories
 from .tracer import FrameTracer, Session, line_in
 
 # torch.fx patches nn.Module for the time of a trace, for every thread.
@@ -91,7 +92,7 @@ def trace_all(cases: Sequence[Case]) -> list[Trace | Failure]:
             with case.around():
                 found.append(_traced(case, FrameTracer(case.frame, case.live), session.follow))
 
-    with LOCK:
+    with LOCK, symbolic_factories():
         session.over(work)
         return [_numbers_kept(case, first) for case, first in zip(cases, found, strict=True)]
 
@@ -117,6 +118,8 @@ def _traced(case: Case, tracer: FrameTracer, follow: Callable[[FrameTracer], tor
         module.__dict__["_sesurgery_reads"] = reads = {}
         graph = follow(tracer)
         names = [name for name in module.__dict__ if name not in before and name != "_sesurgery_reads"]
+        if any(name.startswith("_tensor_constant") for name in names):
+            return Failure("its forward computes with a tensor that it makes from numbers, which would be frozen")
         if names:
             return Failure(f"its forward sets self.{names[0]}, which a generated forward would not")
         return Trace(graph, dict(reads), tracer.bound, tracer.numbers)

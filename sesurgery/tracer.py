@@ -20,7 +20,7 @@ from torch.fx.proxy import TraceError
 
 from .cost import CountingMode
 from .guards import expect
-from .probe import Frame
+from .probe import Frame, light
 from .proxies import ValueProxy, unpacked, values
 
 
@@ -157,7 +157,10 @@ class FrameTracer(torch.fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, torch.fx.Proxy):
             return a.node
-        return super().create_arg(a)
+        made = super().create_arg(a)
+        if isinstance(made, torch.fx.Node) and isinstance(a, torch.Tensor):
+            made.meta.setdefault("val", a)
+        return made
 
     def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
         return ValueProxy(node, self)
@@ -199,9 +202,9 @@ class FrameTracer(torch.fx.Tracer):
             with torch.no_grad(), CountingMode():
                 return self._perform(node, args, kwargs)
         except Exception:
-            try:
+            try:  # what a factory made without naming a device lies elsewhere than the activations
                 with torch.no_grad(), torch.device("meta"), CountingMode():
-                    return self._perform(node, args, kwargs)
+                    return self._perform(node, light(args), light(kwargs))
             except AttributeError as error:  # in a property (as a proxy's node is) it would start a search for another
                 raise TraceError(str(error)) from error
         finally:

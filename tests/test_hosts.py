@@ -222,6 +222,36 @@ def test_a_word_that_a_forward_goes_by_is_watched() -> None:
         model(torch.randn(1, 8, 8, 8))
 
 
+# Tensors that a forward makes from sizes: what it makes is of the size of the input it has now.
+
+MADE = {
+    "zeros(n, c, h, w)": lambda x, n, c, h, w: torch.zeros(n, c, h, w),
+    "zeros((n, c, h, w))": lambda x, n, c, h, w: torch.zeros((n, c, h, w)),
+    "zeros(size=)": lambda x, n, c, h, w: torch.zeros(size=(n, c, h, w)),
+    "ones(n, 1, 1, 1)": lambda x, n, c, h, w: torch.ones(n, 1, 1, 1, dtype=x.dtype, device=x.device),
+    "full((n, 1, h, w))": lambda x, n, c, h, w: torch.full((n, 1, h, w), 0.5),
+    "eye(w)": lambda x, n, c, h, w: torch.eye(w)[:h],
+    "arange(w)": lambda x, n, c, h, w: torch.arange(w, device=x.device).to(x.dtype),
+    "linspace(w)": lambda x, n, c, h, w: torch.linspace(0, 1, w),
+    "new_ones(n, c, h, w)": lambda x, n, c, h, w: x.new_ones(n, c, h, w),
+    "meshgrid": lambda x, n, c, h, w: torch.meshgrid(torch.arange(h) * 1.0, torch.arange(w) * 1.0, indexing="ij")[0],
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_what_is_made_from_sizes_follows_the_input(made: str) -> None:
+    class Making(networks.Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            n, c, h, w = x.shape
+            return super().forward(x) + MADE[made](x, n, c, h, w)
+
+    model = networks.lively(Making(8)).eval()
+    ours = sesurgery.apply(model, "standard", example_input=torch.randn(1, 8, 8, 8), init="identity").model
+    x = torch.randn(3, 8, 10, 12)
+    assert torch.equal(ours(x), model(x))
+    assert not hasattr(torch.zeros, "__wrapped__")
+
+
 # Arguments that a caller may leave out.
 
 
