@@ -157,7 +157,7 @@ def table(found: list[Result]) -> str:
         "",
         "Written by `python benchmarks/ratios.py`; do not edit. Medians of paired runs; ratio = ours / peer.",
         "",
-        f"Machine: {_machine()}",
+        f"Machine: {machine()}",
         "",
         "| what | against | ours (s) | peer (s) | ratio | smallest | largest | aim | holds |",
         "|---|---|--:|--:|--:|--:|--:|--:|---|",
@@ -170,7 +170,8 @@ def table(found: list[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What the figures were taken on."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

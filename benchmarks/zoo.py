@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ratios import machine
 from runner import Runner, main
 
 HERE = Path(__file__).parent
@@ -172,6 +173,8 @@ def _summary(found: list[dict[str, Any]]) -> Iterator[str]:
     yield "# Coverage: every architecture of timm and torchvision"
     yield ""
     yield "Written by `python benchmarks/zoo.py`; do not edit. On `meta` tensors, one process a core."
+    yield ""
+    yield f"Machine: {machine()}"
     yield ""
     versions = ", ".join(_versions())
     yield f"- {', '.join(f'{count:,} of {name}' for name, count in sorted(libraries.items()))} ({versions})."
