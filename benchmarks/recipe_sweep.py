@@ -65,6 +65,8 @@ def sweep(reference: str) -> list[dict[str, Any]]:
         if model is None:
             model = zoo.create(spec, device="meta")
             args = _example(model, spec)
+            if args is None:  # its forward looks at values, so meta tensors cannot run it
+                model = _detector(spec)
         row: dict[str, Any] = {"model": reference, "recipe": recipe}
         try:
             row.update(_tried(model, args, spec, recipe))
@@ -77,18 +79,20 @@ def sweep(reference: str) -> list[dict[str, Any]]:
 
 
 def _tried(model: Any, args: Any, spec: Any, recipe: str) -> dict[str, Any]:
+    import torch
+
     import sesurgery
 
     before = _state(model)
     try:
-        surgery = sesurgery.apply(model if args is not None else spec.reference, recipe, **_how(args))
+        surgery = sesurgery.apply(model, recipe, inplace=True, example_input=args or ([torch.rand(3, 96, 96)],))
     except (sesurgery.NothingMatchedError, sesurgery.InputError) as refused:
         if _state(model) != before:
             return {"crash": "a refusal changed the model"}
         return {"refused": refused.what}
-    if args is None:  # its forward looks at values, so meta tensors cannot run it
-        return {"edits": len(surgery.plan.edits)}
-    wrong = [_run(model, args, spec, train, surgery.new_parameters()) for train in (False, True)]
+    new = surgery.new_parameters()
+    modes = (False, True)
+    wrong = [_detect(model, new)] if args is None else [_run(model, args, spec, train, new) for train in modes]
     sesurgery.revert(model.eval())
     if _state(model) != before:
         wrong.append("revert leaves something behind")
@@ -96,8 +100,38 @@ def _tried(model: Any, args: Any, spec: Any, recipe: str) -> dict[str, Any]:
     return {"edits": len(surgery.plan.edits), **({"crash": problems} if problems else {})}
 
 
-def _how(args: Any) -> dict[str, Any]:
-    return {"device": "meta"} if args is None else {"inplace": True, "example_input": args}
+def _detector(spec: Any) -> Any:
+    """A detection model with weights, for images as small as its builder allows."""
+    import sesurgery
+    from sesurgery import zoo
+
+    try:
+        return zoo.create(zoo.resolve(spec.reference, {"min_size": 96, "max_size": 128}))
+    except sesurgery.SurgeryError:
+        return zoo.create(spec)
+
+
+def _detect(model: Any, new: list[Any]) -> str | None:
+    """Detection in eval mode, and a training step on one object; what went wrong."""
+    import torch
+
+    images = [torch.rand(3, 96, 96)]
+    target = {
+        "boxes": torch.tensor([[8.0, 8.0, 60.0, 70.0]]),
+        "labels": torch.tensor([1]),
+        "masks": torch.ones(1, 96, 96, dtype=torch.uint8),
+        "keypoints": torch.tensor([[[20.0, 20.0, 1.0]] * 17]),
+    }
+    try:
+        with torch.no_grad():
+            model.eval()(images)
+        sum(model.train()(images * 2, [target] * 2).values()).backward()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:300]
+    missing = sum(parameter.grad is None for parameter in new)
+    for parameter in model.parameters():
+        parameter.grad = None
+    return f"train: {missing} of {len(new)} new parameters get no gradient" if missing else None
 
 
 def _example(model: Any, spec: Any) -> Any:
@@ -162,7 +196,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"{len(models)} models (a small one of each family), {len(recipes)} recipes, {len(rows):,} tries: "
         f"{sum('edits' in row for row in rows):,} operated, {sum('refused' in row for row in rows):,} refused with a "
         f"reason, {len(crashes)} failed. A number counts edits; an empty cell is a refusal. On `meta`: forward "
-        "and backward in eval and train mode, a gradient for every new parameter, `revert` to the same tensors.",
+        "and backward in eval and train mode (detection models: with weights, detecting and one training step), a "
+        "gradient for every new parameter, `revert` to the same tensors.",
         "",
         "| model | " + " | ".join(recipes) + " |",
         "|---|" + "--:|" * len(recipes),
