@@ -21,7 +21,7 @@ import sesurgery
 from sesurgery.records import Plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from families import FAMILIES, MORE, Family  # type: ignore[import-not-found]
+from families import FAMILIES, Family  # type: ignore[import-not-found]
 
 ALL = bool(os.environ.get("SESURGERY_ALL_FAMILIES"))
 QUICK = (
@@ -30,7 +30,7 @@ QUICK = (
     "mobilenet_v3 (torchvision)", "r3d (torchvision)", "resnet (torchvision)", "shufflenet (torchvision)",
     "squeezenet (torchvision)",
 )  # fmt: skip
-CHOSEN = [family for family in (*FAMILIES, *(MORE if ALL else ())) if ALL or family.name in QUICK]
+CHOSEN = [family for family in FAMILIES if ALL or family.name in QUICK]
 RESIDUAL = [family for family in CHOSEN if family.recipe == "standard"]
 
 

@@ -17,7 +17,7 @@ import sesurgery
 from sesurgery import zoo
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from families import FAMILIES, MORE, Family  # type: ignore[import-not-found]
+from families import FAMILIES, Family  # type: ignore[import-not-found]
 from reference import compare, reference, sums_of  # type: ignore[import-not-found]
 
 ALL = bool(os.environ.get("SESURGERY_ALL_FAMILIES"))
@@ -25,7 +25,7 @@ SLOW = (
     "densenet (torchvision)", "repghost", "googlenet (torchvision)", "mobilevit", "maxvit", "ghostnet",
     "levit", "davit",
 )  # fmt: skip
-CHOSEN = [family for family in (*FAMILIES, *(MORE if ALL else ())) if ALL or not (family.heavy or family.name in SLOW)]
+CHOSEN = [family for family in FAMILIES if ALL or not (family.heavy or family.name in SLOW)]
 # Whole-model traces that fail: the reference says nothing there, the anatomy does.
 NO_REFERENCE = {"swin3d (torchvision)": 24, "hiera": 24, "gemma4_vit": 12}
 # Sums in the reference that are none: two tables of relative positions, one of rows and one of columns.
