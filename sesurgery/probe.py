@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .attributes import kept
 from .axes import copy_labels, label, mark_activation
 from .cost import CountingMode, parameters
 from .records import Cost
@@ -51,7 +52,8 @@ def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True, device: bo
     ``labels=False`` leaves the channel axes out, for a pass that is only about costs. ``device=False`` leaves tensors
     that a forward makes without naming a device where torch makes them, which is quicker and seldom matters.
 
-    The model is a private one (a twin): hooks are added to it and taken away again. Activations are kept on ``meta``.
+    The model is a private one (a twin): hooks are added to it and taken away again, and what its forward keeps in
+    attributes (a cache, a counter) is put back. Activations are kept on ``meta``.
     """
     recorder = _Recorder()
     mode = CountingMode(labels)
@@ -59,7 +61,8 @@ def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True, device: bo
     for leaf in tensors_in(args):
         mark_activation(leaf)
         label(leaf, 1 if leaf.ndim >= 3 and leaf.is_floating_point() else None)
-    with recorder.attached(model.modules()), torch.no_grad(), _on_device(args if device else ()), mode:
+    modules = list(model.modules())
+    with kept(modules), recorder.attached(modules), torch.no_grad(), _on_device(args if device else ()), mode:
         model(*args)
     frames: dict[nn.Module, Frame] = {}
     calls: dict[nn.Module, int] = {}

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 import torch.fx
 from torch import nn
+from torch.fx.proxy import TraceError
 
+from .attributes import Attributes, kept
 from .probe import Frame
 from .sizes import symbolic_factories
 from .tracer import FrameTracer, Session, line_in
@@ -110,30 +112,30 @@ def _numbers_kept(case: Case, first: Trace | Failure) -> Trace | Failure:
 def _traced(case: Case, tracer: FrameTracer, follow: Callable[[FrameTracer], torch.fx.Graph]) -> Trace | Failure:
     module = case.frame.module
     kind = type(module)
-    saved = {name: module.__dict__.get(name, _ABSENT) for name in case.overrides}
-    before = set(module.__dict__)
-    try:
-        object.__setattr__(module, "__class__", _watching(kind))
+    with kept((module,)):
         module.__dict__.update(case.overrides)
+        before = Attributes(module.modules())
         module.__dict__["_sesurgery_reads"] = reads = {}
-        graph = follow(tracer)
-        names = [name for name in module.__dict__ if name not in before and name != "_sesurgery_reads"]
-        if any(name.startswith("_tensor_constant") for name in names):
-            return Failure("its forward computes with a tensor that it makes from numbers, which would be frozen")
-        if names:
-            return Failure(f"its forward sets self.{names[0]}, which a generated forward would not")
-        return Trace(graph, dict(reads), tracer.bound, tracer.numbers)
-    except Exception as error:
-        return Failure(_reason(error, kind))
-    finally:
-        object.__setattr__(module, "__class__", kind)
-        for name in set(module.__dict__) - before:
-            del module.__dict__[name]
-        for name, value in saved.items():
-            if value is _ABSENT:
-                module.__dict__.pop(name, None)
-            else:
-                module.__dict__[name] = value
+        try:
+            object.__setattr__(module, "__class__", _watching(kind))
+            graph = follow(tracer)
+        except Exception as error:
+            return Failure(_reason(error, kind))
+        finally:
+            object.__setattr__(module, "__class__", kind)
+            module.__dict__.pop("_sesurgery_reads")
+            changed = before.changed()
+            before.restore()
+    if changed is not None:
+        return Failure(_side_effect(module, *changed))
+    return Trace(graph, reads, tracer.bound, tracer.numbers)
+
+
+def _side_effect(module: nn.Module, holder: nn.Module, name: str) -> str:
+    if name.startswith("_tensor_constant"):
+        return "its forward computes with a tensor that it makes from numbers, which would be frozen"
+    path = next(path for path, part in module.named_modules() if part is holder)
+    return f"its forward changes self.{path + '.' if path else ''}{name}, which a generated forward would not"
 
 
 def chain(frame: Frame) -> Trace | None:
@@ -150,12 +152,11 @@ def chain(frame: Frame) -> Trace | None:
     return Trace(graph)
 
 
-_ABSENT = object()
 _WATCHING: dict[type, type] = {}
 
 
 def _watching(kind: type) -> type:
-    """A subclass that notes which plain attributes of the instance are read."""
+    """A subclass that notes which plain attributes of the instance are read, and lets none be set."""
     if kind not in _WATCHING:
         base: Any = kind
 
@@ -167,8 +168,16 @@ def _watching(kind: type) -> type:
                     fields["_sesurgery_reads"][name] = value
             return value
 
+        def write(self: Any, name: str, value: Any) -> None:
+            if name.startswith("_tensor_constant"):  # torch.fx keeps there what it cannot write into a graph
+                return base.__setattr__(self, name, value)
+            old = object.__getattribute__(self, "__dict__").get(name)
+            if not isinstance(value, _PLAIN) or type(old) is not type(value) or old != value:
+                raise TraceError(f"its forward sets self.{name}, which a generated forward would not")
+
         metaclass: Any = type(kind)
-        _WATCHING[kind] = metaclass(kind.__name__, (kind,), {"__getattribute__": read, "__slots__": ()})
+        members = {"__getattribute__": read, "__setattr__": write, "__slots__": ()}
+        _WATCHING[kind] = metaclass(kind.__name__, (kind,), members)
     return _WATCHING[kind]
 
 

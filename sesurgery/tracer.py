@@ -18,6 +18,7 @@ import torch.fx
 from torch import nn
 from torch.fx.proxy import TraceError
 
+from .attributes import kept
 from .cost import CountingMode
 from .guards import expect
 from .probe import Frame, light
@@ -170,8 +171,8 @@ class FrameTracer(torch.fx.Tracer):
         if kind == "placeholder":
             return proxy
         value = proxy.node.meta["val"] = self._evaluate(proxy.node)
-        if value is None and (kind == "call_module" or target is operator.getitem):
-            return None  # what a child leaves out is part of the structure
+        if isinstance(value, str | None) and (kind == "call_module" or target is operator.getitem):
+            return value  # what a child leaves out, and the names it gives things, are part of the structure
         return unpacked(proxy, value) if kind == "call_module" else proxy
 
     def to_bool(self, obj: torch.fx.Proxy) -> bool:
@@ -217,7 +218,9 @@ class FrameTracer(torch.fx.Tracer):
                 value = getattr(value, part)
             return value
         if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+            child = self.root.get_submodule(str(node.target))
+            with kept(child.modules()):
+                return child(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -147,6 +147,39 @@ def test_lists_and_dicts_as_arguments() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+class Pyramid(nn.Module):
+    """Maps in a dict, as torchvision's feature pyramid: names come back from a child that has added one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList([conv(), conv()])
+        self.coarser = Coarser()
+
+    def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        names = list(maps.keys())
+        given = [layer(value) for layer, value in zip(self.lateral, maps.values(), strict=True)]
+        found = [given[0] + nn.functional.interpolate(given[1], size=given[0].shape[-2:]), given[1]]
+        found, names = self.coarser(found, names)
+        return dict(zip(names, found, strict=True))
+
+
+class Coarser(nn.Module):
+    def forward(self, maps: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        return [*maps, nn.functional.max_pool2d(maps[-1], 2)], [*names, "pool"]
+
+
+def test_names_that_a_child_gives_are_structure() -> None:
+    model = Pyramid()
+    maps = {"fine": torch.randn(1, 8, 8, 8), "coarse": torch.randn(1, 8, 4, 4)}
+    seen = survey(model, (maps,))
+    found = seen.trace(seen.twin)
+    assert isinstance(found, Trace)
+    assert [merge.kind for merge in dissect(seen).reported_merges()] == ["symmetric"]
+    ours, theirs = torch.fx.GraphModule(model, found.graph)(maps), model(maps)
+    assert list(ours) == list(theirs) == ["fine", "coarse", "pool"]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 class Appending(nn.Module):
     """A caller that goes on filling the list it has passed: the record must not grow with it."""
 

@@ -1,0 +1,68 @@
+"""What modules hold in their attributes: noted before a forward, compared and put back after it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+
+_HOOKS = frozenset(nn.Module().__dict__) - {"_parameters", "_buffers", "_modules", "training"}
+_ABSENT = object()
+
+
+class Attributes:
+    """The attributes of some modules as they are now, with the contents of lists, dicts and sets among them."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._held = [(module, dict(module.__dict__)) for module in modules]
+        self._boxes = [
+            (module, name, box, _contents(box))
+            for module, held in self._held
+            for name, box in held.items()
+            if isinstance(box, (list, dict, set)) and name not in _HOOKS
+        ]
+
+    def changed(self) -> tuple[nn.Module, str] | None:
+        """A module and the name of an attribute that is, or holds, something else now; None where there is none."""
+        for module, held in self._held:
+            now = module.__dict__
+            if not _same(now, held):
+                return module, next(n for n in {**held, **now} if now.get(n, _ABSENT) is not held.get(n, _ABSENT))
+        return next(((module, name) for module, name, box, old in self._boxes if not _same(box, old)), None)
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for module, held in self._held:
+            _put_back(module.__dict__, held)
+        for _, _, box, old in self._boxes:
+            _put_back(box, old)
+
+
+@contextlib.contextmanager
+def kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Whatever happens meanwhile, the modules hold the same objects afterwards (not the same numbers in tensors)."""
+    before = Attributes(modules)
+    try:
+        yield
+    finally:
+        before.restore()
+
+
+def _contents(box: Any) -> Any:
+    return dict(box) if isinstance(box, dict) else list(box)
+
+
+def _same(box: Any, old: Any) -> bool:
+    if len(box) != len(old):
+        return False
+    if isinstance(box, dict):
+        return all(box.get(key, _ABSENT) is value for key, value in old.items())
+    return all(one is two for one, two in zip(box, old, strict=True))
+
+
+def _put_back(box: Any, old: Any) -> None:
+    if not _same(box, old):
+        box.clear()
+        box.extend(old) if isinstance(box, list) else box.update(old)
