@@ -5,7 +5,7 @@ The shapes are the library's own; depths and widths are cut down so that a model
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,29 @@ import torch
 from torch import nn
 
 from sesurgery import zoo
+
+_Arguments = tuple[Any, ...]
+
+
+def _alone(images: torch.Tensor, training: bool) -> _Arguments:
+    return (images,)
+
+
+def _pair(images: torch.Tensor, training: bool) -> _Arguments:
+    return images, images.flip(-1)
+
+
+def _detection(images: torch.Tensor, training: bool) -> _Arguments:
+    """A list of images, and while training one object in each."""
+    height, width = images.shape[-2:]
+    points = torch.tensor([[width / 3, height / 3, 1.0]]).repeat(17, 1)
+    target = {
+        "boxes": images.new_tensor([[width / 8, height / 8, width * 3 / 4, height * 7 / 8]]),
+        "labels": torch.tensor([1]),
+        "masks": torch.ones(1, height, width, dtype=torch.uint8),
+        "keypoints": points[None],
+    }
+    return (list(images), [target] * len(images)) if training else (list(images),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +49,7 @@ class Family:
         size: of one sample, without the batch axis.
         recipe: the one that fits.
         heavy: left out of the default tests, for its size or because another family is much like it.
+        arguments: of the model's forward, made of a batch of images; ``True`` while training.
     """
 
     name: str
@@ -34,6 +58,7 @@ class Family:
     size: tuple[int, ...] = (3, 64, 64)
     recipe: str | Mapping[str, Any] = "standard"
     heavy: bool = False
+    arguments: Callable[[torch.Tensor, bool], _Arguments] = _alone
 
     def create(self) -> nn.Module:
         """The model with fresh, seeded weights, in eval mode.
@@ -55,9 +80,12 @@ class Family:
                     tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.02)
         return model
 
-    def image(self, batch: int = 2) -> torch.Tensor:
-        """A seeded random input, (N, *size)."""
-        return torch.randn(batch, *self.size, generator=torch.Generator().manual_seed(1))
+    def inputs(
+        self, batch: int = 2, *, training: bool = False, seed: int = 1, dtype: torch.dtype = torch.float32
+    ) -> _Arguments:
+        """Positional arguments of the model's forward, from seeded random images, (N, *size)."""
+        images = torch.randn(batch, *self.size, generator=torch.Generator().manual_seed(seed))
+        return self.arguments(images.to(dtype), training)
 
 
 _Recipe = str | Mapping[str, Any]
@@ -83,7 +111,29 @@ def _torchvision(
     return Family(f"{name} (torchvision)", f"torchvision:{model}", args, shape, recipe, heavy)
 
 
+def _detector(name: str, model: str, size: int, recipe: _Recipe = "standard", **args: Any) -> Family:
+    """So that a network without training detects something: every score will do."""
+    return Family(
+        f"{name} (torchvision)",
+        f"torchvision:{model}",
+        {"num_classes": 4, **args},
+        (3, size, size),
+        recipe,
+        heavy=True,
+        arguments=_detection,
+    )
+
+
 _ONES = (1, 1, 1, 1)
+_RCNN: dict[str, Any] = {
+    "min_size": 96,
+    "max_size": 96,
+    "box_score_thresh": 0.0,
+    "box_detections_per_img": 10,
+    "rpn_pre_nms_top_n_test": 50,
+    "rpn_post_nms_top_n_test": 20,
+}
+_ONE_SHOT: dict[str, Any] = {"score_thresh": 0.0, "detections_per_img": 10, "topk_candidates": 50}
 _SWIN: dict[str, Any] = {
     "img_size": 64,
     "window_size": 4,
@@ -231,4 +281,12 @@ FAMILIES = (
     _torchvision("quantized mobilenet_v3", "quantized_mobilenet_v3_large", heavy=True),
     _torchvision("quantized resnet", "quantized_resnet18", heavy=True),
     _torchvision("quantized shufflenet", "quantized_shufflenet_v2_x1_0", recipe="shufflenet-se", heavy=True),
+    _detector("fasterrcnn", "fasterrcnn_mobilenet_v3_large_320_fpn", 96, **_RCNN),
+    _detector("keypointrcnn", "keypointrcnn_resnet50_fpn", 96, **_RCNN),
+    _detector("maskrcnn", "maskrcnn_resnet50_fpn", 96, **_RCNN),
+    _detector("fcos", "fcos_resnet50_fpn", 96, min_size=96, max_size=96, **_ONE_SHOT),
+    _detector("retinanet", "retinanet_resnet50_fpn", 96, min_size=96, max_size=96, **_ONE_SHOT),
+    _detector("ssd", "ssd300_vgg16", 300, "plain", **_ONE_SHOT),
+    _detector("ssdlite", "ssdlite320_mobilenet_v3_large", 320, **_ONE_SHOT),
+    Family("raft (torchvision)", "torchvision:raft_small", {}, (3, 128, 128), heavy=True, arguments=_pair),
 )

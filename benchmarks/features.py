@@ -47,17 +47,20 @@ def operate(family: Family, model: nn.Module | None = None, **options: Any) -> n
     return sesurgery.apply(given, family.recipe, inplace=True, input_size=family.size, **options).model
 
 
-def outputs(value: Any) -> list[torch.Tensor]:
-    """The tensors in a model's output, in order."""
+def tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors in what a model is given or gives, in order."""
     return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 def same(found: Any, wanted: Any, tolerance: float = 1e-4) -> None:
     """Raise unless the tensors are equal up to ``tolerance`` of the largest of them."""
-    ours, theirs = outputs(found), outputs(wanted)
-    assert len(ours) == len(theirs) > 0, f"{len(ours)} outputs instead of {len(theirs)}"
+    ours, theirs = tensors(found), tensors(wanted)
+    assert len(ours) == len(theirs), f"{len(ours)} outputs instead of {len(theirs)}"
+    assert any(one.numel() for one in ours), "no output"
     for one, two in zip(ours, theirs, strict=True):
         assert one.shape == two.shape, f"shape {tuple(one.shape)} instead of {tuple(two.shape)}"
+        if not one.numel():
+            continue
         distance = (one.double() - two.double()).abs().max().item()
         assert distance <= tolerance * max(1.0, two.abs().max().item()), f"the output differs by {distance:.2g}"
 
@@ -73,27 +76,27 @@ def quiet() -> Iterator[None]:
 @feature("torch.compile")
 def compiled(family: Family, model: nn.Module) -> None:
     """fullgraph=True on backend aot_eager: dynamo, AOT autograd and decompositions, without a compiler's time."""
-    image = family.image()
+    args = family.inputs()
     torch._dynamo.reset()
     with torch.no_grad(), quiet():
-        same(torch.compile(model, fullgraph=True, backend="aot_eager")(image), model(image))
+        same(torch.compile(model, fullgraph=True, backend="aot_eager")(*args), model(*args))
 
 
 @feature("torch.export")
 def exported(family: Family, model: nn.Module) -> None:
     """Export, and run the exported program."""
-    image = family.image()
+    args = family.inputs()
     with torch.no_grad(), quiet():
-        same(torch.export.export(model, (image,)).module()(image), model(image))
+        same(torch.export.export(model, args).module()(*args), model(*args))
 
 
 @feature("torch.jit.trace")
 def jitted(family: Family, model: nn.Module) -> None:
     """Trace, save, load and run."""
-    image = family.image()
+    args = family.inputs()
     with torch.no_grad(), quiet():
-        traced = torch.jit.trace(model, image, strict=False, check_trace=False)
-        same(traced(image), model(image))
+        traced = torch.jit.trace(model, args, strict=False, check_trace=False)
+        same(traced(*args), model(*args))
 
 
 @feature("ONNX")
@@ -101,34 +104,40 @@ def onnx(family: Family, model: nn.Module) -> None:
     """Export with torch.onnx (dynamo) and compare the numbers that onnxruntime gives."""
     import onnxruntime
 
-    image = family.image()
+    args = family.inputs()
     file = io.BytesIO()
     with torch.no_grad(), quiet():
-        program = torch.onnx.export(model, (image,), dynamo=True, verbose=False)
+        program = torch.onnx.export(model, args, dynamo=True, verbose=False)
         assert program is not None
         program.save(file)
         session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-        found = session.run(None, {session.get_inputs()[0].name: image.numpy()})
-        same([torch.from_numpy(array) for array in found], outputs(model(image)), 1e-3)
+        names = [given.name for given in session.get_inputs()]
+        found = session.run(None, dict(zip(names, [leaf.numpy() for leaf in tensors(args)], strict=True)))
+        same([torch.from_numpy(array) for array in found], model(*args), 1e-3)
 
 
 @feature("channels_last")
 def channels_last(family: Family, model: nn.Module) -> None:
     """Weights and input in channels_last (channels_last_3d for video)."""
-    image = family.image()
-    layout = torch.channels_last if image.ndim == 4 else torch.channels_last_3d
+    args = family.inputs()
+    rank = max(4, *(leaf.ndim for leaf in tensors(args)))
+    layout = torch.channels_last if rank == 4 else torch.channels_last_3d
+
+    def laid(leaf: torch.Tensor) -> torch.Tensor:
+        return leaf.to(memory_format=layout) if leaf.ndim == rank else leaf
+
     with torch.no_grad():
-        wanted = model(image)
+        wanted = model(*args)
         other = copy.deepcopy(model).to(memory_format=layout)  # type: ignore[call-overload]
-        same(other(image.to(memory_format=layout)), wanted, 1e-3)
+        same(other(*torch.utils._pytree.tree_map_only(torch.Tensor, laid, args)), wanted, 1e-3)
 
 
 @feature("autocast")
 def autocast(family: Family, model: nn.Module) -> None:
     """bfloat16 on CPU, forward and backward."""
-    image = family.image()
+    args = family.inputs(training=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = outputs(model.train()(image))
+        found = tensors(model.train()(*args))
         loss = sum(output.float().square().mean() for output in found)
     loss.backward()
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
@@ -139,13 +148,13 @@ def autocast(family: Family, model: nn.Module) -> None:
 @feature("checkpointing")
 def checkpointing(family: Family, model: nn.Module) -> None:
     """timm's set_grad_checkpointing (where there is none, torch.utils.checkpoint) leaves the gradients alone."""
-    image = family.image()
-    wanted = _gradients(model, lambda: model(image))
+    args = family.inputs(training=True)
+    wanted = _gradients(model, lambda: model(*args))
     try:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
-        found = _gradients(model, lambda: model(image))
+        found = _gradients(model, lambda: model(*args))
     except (AttributeError, AssertionError):  # torchvision, and models for which timm says that it has none
-        found = _gradients(model, lambda: torch.utils.checkpoint.checkpoint(model, image, use_reentrant=False))
+        found = _gradients(model, lambda: torch.utils.checkpoint.checkpoint(model, *args, use_reentrant=False))
     assert found.keys() == wanted.keys(), "other weights have a gradient"
     same(list(found.values()), list(wanted.values()), 1e-3)
 
@@ -156,7 +165,7 @@ def _gradients(model: nn.Module, run: Callable[[], Any]) -> dict[str, torch.Tens
     model.zero_grad()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        loss = sum(output.square().mean() for output in outputs(run()))
+        loss = sum(output.square().mean() for output in tensors(run()))
         loss.backward()
     with torch.no_grad():
         for name, buffer in model.named_buffers():
@@ -176,7 +185,7 @@ def features_only(family: Family, model: nn.Module) -> None:
     if _is_operated(model):
         body = operate(family, plain, init="identity")
     with torch.no_grad():
-        same(body(family.image()), plain(family.image()), 0.0)
+        same(body(*family.inputs()), plain(*family.inputs()), 0.0)
 
 
 @feature("forward_intermediates")
@@ -184,14 +193,14 @@ def intermediates(family: Family, model: nn.Module) -> None:
     """The features that forward_intermediates gives are those of the operated network: the last leads to its output."""
     if not hasattr(model, "forward_intermediates"):
         raise NotApplicableError("timm only")
-    image = family.image()
+    args = family.inputs()
     with torch.no_grad():
-        final, found = model.forward_intermediates(image)  # type: ignore[operator]
-        same(model.forward_head(final), model(image))  # type: ignore[operator]
+        final, found = model.forward_intermediates(*args)  # type: ignore[operator]
+        same(model.forward_head(final), model(*args))  # type: ignore[operator]
         assert len(found) > 0
         if _is_operated(model):
             plain = sesurgery.revert(copy.deepcopy(model))
-            theirs = plain.forward_intermediates(image)[1]  # type: ignore[operator]
+            theirs = plain.forward_intermediates(*args)[1]  # type: ignore[operator]
             assert [tuple(one.shape) for one in found] == [tuple(one.shape) for one in theirs]
             assert not all(torch.equal(one, two) for one, two in zip(found, theirs, strict=True)), "no feature changed"
 
@@ -203,14 +212,14 @@ def _is_operated(model: nn.Module) -> bool:
 @feature("EMA")
 def ema(family: Family, model: nn.Module) -> None:
     """timm's ModelEmaV3: a deep copy that follows the weights."""
-    image = family.image()
+    args = family.inputs()
     average = ModelEmaV3(model, decay=0.0)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(1.01)
         average.update(model)
         assert model.state_dict().keys() == average.module.state_dict().keys()
-        same(average.module(image), model.eval()(image), 0.0)
+        same(average.module(*args), model.eval()(*args), 0.0)
 
 
 @feature("torch.save")
@@ -221,17 +230,17 @@ def saved(family: Family, model: nn.Module) -> None:
     file.seek(0)
     other = torch.load(file, weights_only=False)
     with torch.no_grad():
-        same(other(family.image()), model(family.image()), 0.0)
+        same(other(*family.inputs()), model(*family.inputs()), 0.0)
 
 
 @feature("FX re-trace")
 def retraced(family: Family, model: nn.Module) -> None:
     """The whole model through torch.fx, with timm's lists of what is left whole (as create_feature_extractor does)."""
-    image = family.image()
+    args = family.inputs()
     tracer = NodePathTracer(leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions())
     graph = tracer.trace(model)
     with torch.no_grad():
-        same(torch.fx.GraphModule(tracer.root, graph)(image), model(image))
+        same(torch.fx.GraphModule(tracer.root, graph)(*args), model(*args))
 
 
 @feature("fake-quant")
@@ -240,9 +249,9 @@ def fake_quantized(family: Family, model: nn.Module) -> None:
     from torch.ao.quantization import get_default_qat_qconfig_mapping
     from torch.ao.quantization.quantize_fx import prepare_qat_fx
 
-    image = family.image()
+    args = family.inputs()
     with quiet():
-        prepared = prepare_qat_fx(model.train(), get_default_qat_qconfig_mapping("x86"), (image,))
-        found = outputs(prepared(image))
+        prepared = prepare_qat_fx(model.train(), get_default_qat_qconfig_mapping("x86"), args)
+        found = tensors(prepared(*args))
     assert found
     assert all(bool(output.isfinite().all()) for output in found), "an output is not finite"

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from families import FAMILIES, Family
-from features import operate, outputs, quiet
+from features import operate, quiet, tensors
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -58,9 +58,10 @@ def _train(family: Family, operated: bool, rank: int) -> None:
     parallel = DistributedDataParallel(model.train())
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     torch.manual_seed(rank)
-    for _ in range(2):  # a weight without gradient shows in the second step
+    for step in range(2):  # a weight without gradient shows in the second step
         optimizer.zero_grad()
-        loss = sum(output.square().mean() for output in outputs(parallel(torch.randn_like(family.image()))))
+        args = family.inputs(training=True, seed=2 * step + rank)
+        loss = sum(output.square().mean() for output in tensors(parallel(*args)))
         loss.backward()
         optimizer.step()
     ours = torch.cat([weight.detach().flatten() for weight in model.parameters()])
