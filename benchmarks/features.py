@@ -44,7 +44,9 @@ def feature(name: str) -> Callable[[Feature], Feature]:
 def operate(family: Family, model: nn.Module | None = None, **options: Any) -> nn.Module:
     """A fresh model of a family (or a copy of ``model``) with the recipe that fits."""
     given = family.create() if model is None else copy.deepcopy(model)
-    return sesurgery.apply(given, family.recipe, inplace=True, input_size=family.size, **options).model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return sesurgery.apply(given, family.recipe, inplace=True, input_size=family.size, **options).model
 
 
 def tensors(value: Any) -> list[torch.Tensor]:

@@ -61,12 +61,15 @@ def liveness(
     }
     bound: dict[str, Any] = {}
     idle_reads: dict[str, Any] = {}
+    behind: dict[str, Any] = {}
     idle_arguments: list[str] = []
     for (name, value), other in zip(reads.items(), others, strict=False):
         found = _against(base, other)
         if found is not None and all(_is(one, value) and _is(two, changes[name]) for _, one, two in found):
             places.update({place: ("attribute", name) for place, _, _ in found})
-            idle_reads.update({} if found else {name: changes[name]})
+            if not found:
+                idle_reads[name] = changes[name]
+                behind.update(_read_besides(base, other))
         elif isinstance(value, bool) and not isinstance(other, Failure) and len(flags) < MOST_FLAGS:
             flags[name] = other
         elif name == "training":
@@ -78,11 +81,13 @@ def liveness(
         found = _against(base, other)
         if found is not None and all(_is(one, value) and isinstance(two, Node) for _, one, two in found):
             places.update({place: ("input", name) for place, _, _ in found})
-            idle_arguments += [] if found else [name]
+            if not found:
+                idle_arguments.append(name)
+                behind.update(_read_besides(base, other))
         else:
             bound[name] = value
-    attributes, arguments = _matter_together(frame, base, under, idle_reads, idle_arguments)
-    frozen.update({name: reads[name] for name in attributes})
+    attributes, arguments = _matter_together(frame, base, under, {**behind, **idle_reads}, idle_arguments)
+    frozen.update({name: reads[name] for name in attributes if name in idle_reads})
     bound.update({name: base.bound[name] for name in arguments})
     return Liveness(places, flags, frozen, bound)
 
@@ -100,6 +105,16 @@ def _matter_together(
     if _against(base, attributes) == []:
         return (), arguments
     return [name for name in changes if name != "training"], arguments
+
+
+def _read_besides(base: Trace, other: Trace | Failure) -> dict[str, Any]:
+    """What a forward reads only after a change, itself changed: ``training``, asked for behind another flag."""
+    reads = {} if isinstance(other, Failure) else other.reads
+    return {
+        name: _changed(value)
+        for name, value in reads.items()
+        if name not in base.reads and isinstance(value, (bool, int, float))
+    }
 
 
 def _against(base: Trace, other: Trace | Failure) -> list[tuple[tuple[str, Path], Any, Any]] | None:

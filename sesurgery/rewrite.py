@@ -17,6 +17,7 @@ from typing import Any
 from torch.fx import Graph, Node
 
 from .errors import Unfit
+from .functionals import restore_functionals
 from .generated import Code
 from .guards import expect
 from .liveness import Liveness, Path, liveness
@@ -117,6 +118,8 @@ def new_forward(
             bodies[choice] = change(traced.graph, recut(traced))
             again = liveness(frame, traced, overrides, skip=frozenset(live.flags))
             _make_live(bodies[choice], replace(again, frozen={**again.frozen, **frozen}), frame)
+    for graph in bodies.values():
+        restore_functionals(graph, frame.module)
     return _assembled(bodies, flags)
 
 

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -184,5 +185,8 @@ def _watching(kind: type) -> type:
 def _reason(error: Exception, kind: type) -> str:
     """What went wrong and on which line of the module's own forward."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    line = line_in(traceback.extract_tb(error.__traceback__), kind)
+    stack = traceback.extract_tb(error.__traceback__)
+    if any(Path(entry.filename).parts[-3:] == ("torch", "utils", "checkpoint.py") for entry in stack):
+        text = "it calls torch.utils.checkpoint; checkpoint the whole block instead, from outside"
+    line = line_in(stack, kind)
     return text[:200] + (f" ({line})" if line else "")

@@ -186,6 +186,8 @@ class FrameTracer(torch.fx.Tracer):
 
     def _fixed(self, obj: torch.fx.Proxy, kind: type) -> Any:
         value = obj.node.meta.get("val")
+        if obj.node.target is getattr and obj.node.args[1] == "requires_grad":
+            raise TraceError("its forward branches on requires_grad, which is another while training")
         if not isinstance(value, (bool, int, float)):
             raise TraceError("its forward branches on a value known only at run time")
         place = _own_line(type(self.root))

@@ -8,8 +8,10 @@ import torch
 from test_apply import SIZE, small_resnet
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import sesurgery
+from sesurgery.errors import FrozenValueError, NothingMatchedError
 
 # Hosts used more than once.
 
@@ -285,3 +287,62 @@ def test_what_torch_runs_itself_is_named_where_nothing_matches() -> None:
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
     with pytest.raises(sesurgery.NothingMatchedError, match="torch's own MultiheadAttention, TransformerEncoderLayer"):
         sesurgery.apply(nn.Sequential(layer), "standard", example_input=torch.randn(1, 7, 32))
+
+
+class Checkpointing(nn.Module):
+    """As torchvision's DenseNet does, and many a block of mmcv and of people's own."""
+
+    def __init__(self, always: bool) -> None:
+        super().__init__()
+        self.conv, self.always = nn.Conv2d(8, 8, 3, padding=1), always
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.always and self.training:
+            return x + checkpoint(self.conv, x, use_reentrant=False)
+        return x + self.conv(x)
+
+
+class AskingForGradients(Checkpointing):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.always and x.requires_grad:
+            return x + checkpoint(self.conv, x, use_reentrant=False)
+        return x + self.conv(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(Checkpointing, "it calls torch.utils.checkpoint"), (AskingForGradients, "requires_grad")]
+)
+def test_a_host_that_trains_otherwise_than_it_can_be_traced_is_refused(kind: type[Checkpointing], reason: str) -> None:
+    image = torch.randn(1, 8, 4, 4)
+    with pytest.raises(NothingMatchedError, match=reason):
+        sesurgery.apply(kind(True), "standard", example_input=(image,))
+    model = kind(False)
+    surgery = sesurgery.apply(model, "standard", example_input=(image,), init="identity")
+    assert torch.equal(surgery.model(image), model(image))
+    surgery.model.always = True  # type: ignore[assignment]
+    with pytest.raises(FrozenValueError, match="always"):
+        surgery.model(image)
+
+
+class Noisy(nn.Module):
+    """Asks for ``training`` only where the noise is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.noise = nn.Conv2d(8, 8, 3, padding=1), 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if self.noise > 0 and self.training:
+            y = y + self.noise * torch.ones_like(y)
+        return x + y
+
+
+def test_a_flag_that_matters_in_training_only_is_watched() -> None:
+    image = torch.randn(1, 8, 4, 4)
+    model = Noisy().train()
+    ours = sesurgery.apply(model, "standard", example_input=(image,), init="identity").model
+    assert torch.equal(ours(image), model(image))
+    ours.noise = 0.5  # type: ignore[assignment]
+    with pytest.raises(FrozenValueError, match="noise"):
+        ours(image)
