@@ -63,6 +63,7 @@ def _train(family: Family, operated: bool, rank: int) -> None:
         args = family.inputs(training=True, seed=2 * step + rank)
         loss = sum(output.square().mean() for output in tensors(parallel(*args)))
         loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # a step of a network without training is soon too long
         optimizer.step()
     ours = torch.cat([weight.detach().flatten() for weight in model.parameters()])
     theirs = ours.clone()

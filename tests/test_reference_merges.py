@@ -27,12 +27,12 @@ SLOW = (
 )  # fmt: skip
 CHOSEN = [family for family in FAMILIES if ALL or not (family.heavy or family.name in SLOW)]
 # Whole-model traces that fail: the reference says nothing there, the anatomy does.
-NO_REFERENCE = {"swin3d (torchvision)": 24, "hiera": 24, "gemma4_vit": 12}
+NO_REFERENCE = {"swin3d (torchvision)": 24, "hiera": 24, "gemma4_vit": 18}
 # Whole, these look at values; the part that every sum of theirs lies in does not (RAFT has more in its updates).
 _DETECTION = ("fasterrcnn", "fcos", "keypointrcnn", "maskrcnn", "retinanet", "ssd", "ssdlite")
 FOLLOWED = {f"{name} (torchvision)": "backbone" for name in _DETECTION} | {"raft (torchvision)": "feature_encoder"}
 # Sums in the reference that are none: two tables of relative positions, one of rows and one of columns.
-SHIFTS = {"vit_sam": 2}
+SHIFTS = {"vit_sam": 3}
 
 
 @pytest.mark.parametrize("family", CHOSEN, ids=lambda family: family.name)
