@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,8 +19,9 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
+
+from machine import machine
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -157,7 +157,7 @@ def table(found: list[Result]) -> str:
         "",
         "Written by `python benchmarks/ratios.py`; do not edit. Medians of paired runs; ratio = ours / peer.",
         "",
-        f"Machine: {machine()}",
+        f"Machine: {machine()}.",
         "",
         "| what | against | ours (s) | peer (s) | ratio | smallest | largest | aim | holds |",
         "|---|---|--:|--:|--:|--:|--:|--:|---|",
@@ -168,16 +168,6 @@ def table(found: list[Result]) -> str:
         cells += [f"**{ratio:.3f}**", f"{min(one.ratios):.3f}", f"{max(one.ratios):.3f}", f"≤ {one.bound}"]
         lines.append("| " + " | ".join([*cells, "yes" if ratio <= one.bound else "no"]) + " |")
     return "\n".join(lines) + "\n"
-
-
-def machine() -> str:
-    """What the figures were taken on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
-    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}."
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import Runner, main
-from zoo import names
+from zoo import example, names
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "recipes-by-family.md"
@@ -64,7 +64,7 @@ def sweep(reference: str) -> list[dict[str, Any]]:
     for recipe in recipe_names():
         if model is None:
             model = zoo.create(spec, device="meta")
-            args = _example(model, spec)
+            args = example(model, spec)
             if args is None:  # its forward looks at values, so meta tensors cannot run it
                 model = _detector(spec)
         row: dict[str, Any] = {"model": reference, "recipe": recipe}
@@ -128,26 +128,7 @@ def _detect(model: Any, new: list[Any]) -> str | None:
         sum(model.train()(images * 2, [target] * 2).values()).backward()
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:300]
-    missing = sum(parameter.grad is None for parameter in new)
-    for parameter in model.parameters():
-        parameter.grad = None
-    return f"train: {missing} of {len(new)} new parameters get no gradient" if missing else None
-
-
-def _example(model: Any, spec: Any) -> Any:
-    """An input on which the model runs, or None where it needs numbers."""
-    import torch
-
-    from sesurgery import zoo
-
-    for args in zoo.candidate_inputs(model, spec, None, device="meta"):
-        try:
-            with torch.no_grad():
-                model(*args)
-            return args
-        except Exception:
-            continue
-    return None
+    return _without_gradient(model, new, "train")
 
 
 def _run(model: Any, args: Any, spec: Any, train: bool, new: list[Any]) -> str | None:
@@ -172,6 +153,11 @@ def _run(model: Any, args: Any, spec: Any, train: bool, new: list[Any]) -> str |
         except Exception:
             return None
         return f"{mode}: {type(error).__name__}: {error}"[:300]
+    return _without_gradient(model, new, mode)
+
+
+def _without_gradient(model: Any, new: list[Any], mode: str) -> str | None:
+    """How many of the new parameters a backward left out; the gradients are taken away."""
     missing = sum(parameter.grad is None for parameter in new)
     for parameter in model.parameters():
         parameter.grad = None

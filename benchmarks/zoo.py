@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ratios import machine
+from machine import machine
 from runner import Runner, main
 
 HERE = Path(__file__).parent
@@ -57,8 +57,23 @@ def examine(reference: str) -> list[dict[str, Any]]:
     return [row]
 
 
-def _examined(reference: str) -> dict[str, Any]:
+def example(model: Any, spec: Any) -> tuple[Any, ...] | None:
+    """An input on ``meta`` that the model runs on; None where its forward looks at values."""
     import torch
+
+    from sesurgery import zoo
+
+    for args in zoo.candidate_inputs(model, spec, None, device="meta"):
+        try:
+            with torch.no_grad():
+                model(*args)
+            return args
+        except Exception:
+            continue
+    return None
+
+
+def _examined(reference: str) -> dict[str, Any]:
     from reference import compare, sums_of
 
     from sesurgery import NothingMatchedError, zoo
@@ -72,15 +87,7 @@ def _examined(reference: str) -> dict[str, Any]:
     spec = zoo.resolve(reference)
     model = zoo.create(spec, device="meta")
     created = clock()
-    args, ran = (), False
-    for args in zoo.candidate_inputs(model, spec, None, device="meta"):
-        try:
-            with torch.no_grad():
-                model(*args)
-            ran = True
-            break
-        except Exception:
-            continue
+    args = example(model, spec)
     plain = clock()
     row: dict[str, Any] = {
         "family": type(model).__module__.rpartition(".")[2],
@@ -90,9 +97,7 @@ def _examined(reference: str) -> dict[str, Any]:
         "forward_s": round(plain - created, 4),
     }
     start = clock()
-    seen = _first_that_runs(
-        lambda given: survey(model, given, lambda: zoo.create(spec)), model, spec, args if ran else None, None
-    )
+    seen = _first_that_runs(lambda given: survey(model, given, lambda: zoo.create(spec)), model, spec, args, None)
     anatomy = dissect(seen)
     kinds = Counter(merge.kind for merge in anatomy.reported_merges())
     own = [module for module in seen.probe.frames if has_own_forward(module)]
@@ -174,7 +179,7 @@ def _summary(found: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield "Written by `python benchmarks/zoo.py`; do not edit. On `meta` tensors, one process a core."
     yield ""
-    yield f"Machine: {machine()}"
+    yield f"Machine: {machine()}."
     yield ""
     versions = ", ".join(_versions())
     yield f"- {', '.join(f'{count:,} of {name}' for name, count in sorted(libraries.items()))} ({versions})."

@@ -6,6 +6,8 @@ from collections import Counter
 
 from torch import nn
 
+from .cost import parameters
+
 _LINES = 8
 
 
@@ -30,4 +32,4 @@ def _brief(module: nn.Module) -> str:
 
 
 def _size(module: nn.Module) -> str:
-    return f"{sum(parameter.numel() for parameter in module.parameters()):,} parameters"
+    return f"{parameters(module):,} parameters"

@@ -57,9 +57,8 @@ def empty_sockets(survey: Survey, host: nn.Module) -> Iterator[tuple[str, Trace,
             name = str(node.target)
             if "." not in name and (chain or _MEANT.fullmatch(name)) and len(node.args) == 1:
                 yield name, traced, node
-    probes = _probes(survey)
     for name in _nones(traced):
-        probed = probes.get((fingerprint(survey, host), name))
+        probed = _probes(survey).get((fingerprint(survey, host), name))
         if probed is not None:
             yield name, *probed
 

@@ -34,11 +34,7 @@ class Session(torch.fx.Tracer):
 
     def over(self, work: Callable[[], None]) -> None:
         """Do ``work``, which may :meth:`follow` calls."""
-
-        def body() -> None:
-            work()
-
-        self.trace(body)
+        self.trace(work)
 
     def follow(self, tracer: FrameTracer) -> torch.fx.Graph:
         """The graph of the tracer's call; only inside :meth:`over`."""

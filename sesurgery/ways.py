@@ -27,12 +27,12 @@ def way_to(survey: Survey, site: Site, edit: Insert, taken: Mapping[nn.Module, s
     if type(host).forward is nn.Sequential.forward:
         if site.value.op != "call_module":
             raise Unfit("a Sequential has no place before its first child; operate on the module that calls it")
-        host, means = last_layer(host.get_submodule(str(site.value.target))), "behind"
+        host, means = _last_layer_of(site), "behind"
     elif site.value.op == "call_module" and not isinstance(survey.trace(host), Trace):
         means = "behind"
     elif _other_ways_in(survey, host) and _only_child(survey, site):
-        host, means = last_layer(host.get_submodule(str(site.value.target))), "behind"
-    if means == "behind" and (len(survey.mounts[host]) > 1 or survey.probe.calls.get(host, 0) > 1):
+        host, means = _last_layer_of(site), "behind"
+    if means == "behind" and not _in_one_place(survey, host):
         raise Unfit(f"the {type(host).__name__} it would follow is used in several places")
     if "forward" in host.__dict__:
         raise Unfit("its forward was set on the instance, and a new one of the class would not be called")
@@ -53,12 +53,17 @@ def _only_child(survey: Survey, site: Site) -> bool:
     """Whether a site is all that a child gives, in the one place where the child is: then a node can go behind it."""
     if site.value.op != "call_module" or not set(site.value.users) <= set(site.users or site.value.users):
         return False
-    child = last_layer(site.host.get_submodule(str(site.value.target)))
-    return (
-        (has_own_forward(child) or not list(child.children()))
-        and len(survey.mounts[child]) == 1
-        and survey.probe.calls.get(child, 0) == 1
-    )
+    child = _last_layer_of(site)
+    return (has_own_forward(child) or not list(child.children())) and _in_one_place(survey, child)
+
+
+def _last_layer_of(site: Site) -> nn.Module:
+    """The layer that gives the site's value, which a child of the host gives."""
+    return last_layer(site.host.get_submodule(str(site.value.target)))
+
+
+def _in_one_place(survey: Survey, module: nn.Module) -> bool:
+    return len(survey.mounts[module]) == 1 and survey.probe.calls.get(module, 0) <= 1
 
 
 def _free_name(host: nn.Module, edit: Insert, role: str, taken: set[str]) -> str:
