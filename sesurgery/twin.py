@@ -37,8 +37,9 @@ def twin_of(model: nn.Module) -> nn.Module:
     """Copy ``model`` onto ``meta``: same classes, attributes, sharing and modes; no weights, no hooks.
 
     Raises:
-        ModelError: an attribute of the model refuses to be copied.
+        ModelError: an attribute of the model refuses to be copied, or a part of it is scripted.
     """
+    _refuse_scripts(model)
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         memo[id(tensor)] = _weightless(tensor)
@@ -62,6 +63,16 @@ def twin_of(model: nn.Module) -> nn.Module:
             where=type(model).__name__,
             remedy="keep what cannot be copied (locks, files, generators) outside the module",
         ) from error
+
+
+def _refuse_scripts(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{path or 'it'} is a ScriptModule, which has no Python forward and takes no hooks",
+                where=type(model).__name__,
+                remedy="operate first, then torch.jit.trace the result",
+            )
 
 
 @functools.cache

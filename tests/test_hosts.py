@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import networks
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import sesurgery
-from sesurgery.errors import FrozenValueError, NothingMatchedError
+from sesurgery.errors import FrozenValueError, ModelError, NothingMatchedError
 
 # Hosts used more than once.
 
@@ -346,3 +348,15 @@ def test_a_flag_that_matters_in_training_only_is_watched() -> None:
     ours.noise = 0.5  # type: ignore[assignment]
     with pytest.raises(FrozenValueError, match="noise"):
         ours(image)
+
+
+def test_what_has_no_python_forward_is_named() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # scripting is deprecated, and still in use
+        scripted = torch.jit.script(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()))
+    image = torch.randn(1, 8, 4, 4)
+    with pytest.raises(ModelError, match=r"1 is a ScriptModule.*operate first"):
+        sesurgery.apply(nn.Sequential(Noisy(), scripted), "standard", example_input=(image,))
+    lazy = nn.Sequential(nn.LazyConv2d(8, 3, padding=1), Noisy())
+    with pytest.raises(ModelError, match="run the model once"):
+        sesurgery.apply(lazy, "standard", example_input=(image,))
