@@ -143,7 +143,7 @@ def page(found: dict[str, dict[str, Cell]]) -> str:
         *(f"- **{name}**: {' '.join((FEATURES[name].__doc__ or '').split())}" for name in FEATURES),
         f"- **{DDP}**: two training steps under DistributedDataParallel on two processes; both end with equal weights.",
         "",
-        "Not in the table: `torch.jit.script`, which torch calls deprecated. It takes many operated models and not all:",
+        "Not in the table: `torch.jit.script`, which torch calls deprecated. It takes many operated models, not all:",
         "a generated forward has no type annotations, and its checks of fixed values are plain Python.",
         "",
         "## Reasons",
