@@ -92,6 +92,15 @@ def is_scaling(node: Node) -> bool:
     return sum(carries(factor) for factor in node.args) == 1 and (node.target in _MUL or carries(node.args[0]))
 
 
+def adds_nothing(node: Node) -> bool:
+    """Whether a node adds 0 to one activation: how ``sum([x, f(x)])`` begins."""
+    if node.op != "call_function" or node.target not in _ADD or len(node.args) != 2:
+        return False
+    return any(carries(term) for term in node.args) and any(
+        type(term) in (int, float) and not term for term in node.args
+    )
+
+
 @dataclass(frozen=True)
 class Flow:
     """The order and the dominators of one graph."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from .flow import Flow, added, concatenated, multiplied, own_weights, sources, weight_layers
+from .flow import Flow, added, adds_nothing, concatenated, is_scaling, multiplied, own_weights, sources, weight_layers
 from .layers import is_dropping
 from .survey import Survey
 from .trace import Trace
@@ -93,6 +93,10 @@ class _Scales:
         """Whether a way leaves the activation what it is, but for attention."""
         return all(self.gates(node) or _is_transparent(node, self.host) for node in way)
 
+    def scaled(self, way: list[Node]) -> bool:
+        """Whether a way does no more to the activation than to multiply it by numbers or by a weight a channel."""
+        return all(is_scaling(node) or self.gates(node) or _is_transparent(node, self.host) for node in way)
+
 
 def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, found: dict[Node, Merge]) -> Merge:
     host = scales.host
@@ -141,10 +145,11 @@ def _only_user_is_sum(node: Node) -> bool:
 
 
 def _kind(scales: _Scales, terms: tuple[Node, ...], fork: Node | None, flow: Flow) -> tuple[str, Node | None]:
-    """Which operand ends the identity branch: the one without weights, or with the lighter projection."""
+    """Which operand ends the identity branch: the one without layers, or with the lighter projection."""
     branches = {term: flow.between(fork, term) for term in terms}
     weights = {term: scales.layers(branches[term]) for term in terms}
     bare = [term for term in terms if scales.bare(branches[term])]
+    bare = bare or [term for term in terms if scales.scaled(branches[term])]
     if len(bare) == 1:
         return "identity", bare[0]
     if bare:
@@ -160,6 +165,8 @@ def _kind(scales: _Scales, terms: tuple[Node, ...], fork: Node | None, flow: Flo
 
 def _is_transparent(node: Node, host: nn.Module) -> bool:
     """Whether a node passes an activation on unchanged: nothing, a dropout, or a choice out of a list."""
+    if adds_nothing(node):
+        return True
     if node.op == "call_module":
         return is_dropping(host.get_submodule(str(node.target)))
     return node.op in ("call_function", "call_method") and (

@@ -83,6 +83,20 @@ class Summed(Block):
         return sum([self.branch(x), x])  # type: ignore[return-value]
 
 
+class SummedFirst(Block):
+    """``sum`` begins with 0, here on the identity branch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum([x, self.branch(x), self.conv1(x)])  # type: ignore[return-value]
+
+
+class Weighted(Block):
+    """Both branches scaled: the one without a layer is still the identity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gamma * x + (1 - self.gamma) * self.conv1(x)
+
+
 class Three(Block):
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x) + self.conv2(torch.relu(self.norm(x)))

@@ -25,9 +25,11 @@ from blocks import (
     Squeezed,
     Stacked,
     Summed,
+    SummedFirst,
     Swapped,
     Symmetric,
     Three,
+    Weighted,
     conv,
 )
 from torch import Tensor, nn
@@ -62,6 +64,8 @@ def kinds(block: type[nn.Module]) -> list[str]:
         (Scaled, ["identity"]),
         (Stacked, ["identity"]),
         (Summed, ["identity"]),
+        (SummedFirst, ["identity", "identity"]),
+        (Weighted, ["identity"]),
         (Three, ["identity", "identity"]),
         (Symmetric, ["symmetric"]),
         (Rep, ["symmetric", "symmetric"]),
