@@ -3,7 +3,9 @@
 During the one forward pass of planning each tensor that leaves an aten operation is labelled with its channel axis.
 A convolution writes channels on axis 1, a linear layer and a layer norm on the last axis; a permutation moves the
 label, a view splits or joins it (channel shuffles, attention heads), anything that keeps the shape keeps the label.
-Where none of this says anything, the tensor has no label and a node cannot be put there.
+A linear layer along another axis than that of the channels mixes tokens (MLP-Mixer) and leaves the channels in place.
+Where none of this says anything, the tensor has no label and a node cannot be put there. That of the model's input is
+assumed to be axis 1 until a layer says otherwise.
 """
 
 from __future__ import annotations
@@ -16,12 +18,19 @@ import torch
 
 _LABEL = "_sesurgery_channel_axes"
 _ACTIVATION = "_sesurgery_activation"
+_FOLDED = "_sesurgery_folded"
 # They take the shape of an activation, but nothing of what it says: noise and masks.
 _FRESH = frozenset(
     "rand_like randn_like randint_like zeros_like ones_like full_like empty_like "
     "new_zeros new_ones new_full new_empty".split()
 )
 Axes = tuple[int, ...]  # more than one while a view has split the channels
+
+
+class Assumed(tuple[int, ...]):
+    """The axis of an input that no layer has seen yet: any other label is better."""
+
+
 _Rule = Callable[[tuple[Any, ...], torch.Tensor], Axes | None]
 
 
@@ -31,9 +40,15 @@ def channel_axis(tensor: object) -> int | None:
     return axes[0] if axes is not None and len(axes) == 1 else None
 
 
-def label(tensor: torch.Tensor, axis: int | None) -> None:
-    """Say that ``tensor`` holds its channels on ``axis``; None forgets."""
-    _set(tensor, None if axis is None else (axis,))
+def assume(tensor: torch.Tensor, axis: int | None) -> None:
+    """Say on which axis an input should hold its channels as long as no layer says otherwise; None forgets."""
+    _set(tensor, None if axis is None else Assumed((axis,)))
+
+
+def labels(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """All that a tensor is labelled with, to be compared."""
+    axes = _axes(tensor)
+    return axes, type(axes) is Assumed, is_activation(tensor)
 
 
 def is_activation(tensor: object) -> bool:
@@ -78,9 +93,12 @@ def _set(tensor: torch.Tensor, axes: Axes | None) -> None:
 
 def _axes_after(name: str, args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
     rule = _RULES.get(name.rstrip("_"))
-    if rule is not None:
-        return rule(args, output)
-    return _same_shape(args, output)
+    if rule is None:
+        return _same_shape(args, output)
+    axes = rule(args, output)
+    if axes is not None and rule not in _WRITING and type(_axes(args[0])) is Assumed:
+        return Assumed(axes)
+    return axes
 
 
 def _tensors(args: Sequence[Any]) -> list[torch.Tensor]:
@@ -94,16 +112,16 @@ def _tensors(args: Sequence[Any]) -> list[torch.Tensor]:
 
 
 def _shared(labels: Iterable[Axes | None]) -> Axes | None:
-    """The one label that all have."""
-    found = set(labels)
-    return found.pop() if len(found) == 1 else None
+    """The one label that all have, as far as it is more than assumed."""
+    found = list(labels)
+    firm = {axes for axes in found if type(axes) is not Assumed} or set(found)
+    return firm.pop() if len(firm) == 1 else None
 
 
 def _same_shape(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
-    axes = {_axes(tensor) for tensor in _tensors(args) if tensor.shape == output.shape} - {None}
-    if not axes:
-        axes = {_axes(tensor) for tensor in _tensors(args) if tensor.ndim == output.ndim} - {None}
-    return axes.pop() if len(axes) == 1 else None
+    alike = [tensor for tensor in _tensors(args) if tensor.shape == output.shape and _axes(tensor) is not None]
+    alike = alike or [tensor for tensor in _tensors(args) if tensor.ndim == output.ndim and _axes(tensor) is not None]
+    return _shared(_axes(tensor) for tensor in alike)
 
 
 def _first(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
@@ -119,7 +137,11 @@ def _channels_second(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None
     return (1,) if output.ndim == args[0].ndim and output.ndim >= 3 else _same_shape(args, output)
 
 
-def _last(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+def _linear(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    """On the last axis, unless a view of more axes that hold the channels is being multiplied: see :func:`_view`."""
+    for tensor in _tensors(args):
+        if hasattr(tensor, _FOLDED):
+            setattr(output, _FOLDED, getattr(tensor, _FOLDED))
     return (output.ndim - 1,)
 
 
@@ -149,10 +171,18 @@ def _transpose(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
 
 
 def _view(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
-    """Channels survive a view where the run of axes that holds them covers a run of whole axes of the new shape."""
+    """Channels survive a view where the run of axes that holds them covers a run of whole axes of the new shape.
+
+    torch folds all axes but the last before a linear layer, and unfolds them behind it: so do the labels.
+    """
+    folded = getattr(args[0], _FOLDED, None)
+    if folded is not None and folded[0] == output.shape[:-1]:
+        return folded[1]
     axes = _axes(args[0])
     if axes is None:
         return None
+    if output.ndim == 2 < args[0].ndim and max(axes) < args[0].ndim - 1 and type(axes) is not Assumed:
+        setattr(output, _FOLDED, (args[0].shape[:-1], axes))
     first, last = min(axes), max(axes)
     shape = args[0].shape
     if len(axes) != last - first + 1:
@@ -212,9 +242,9 @@ def _reduce(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
 _RULES: dict[str, _Rule] = {
     "convolution": _convolution,
     "_convolution": _convolution,
-    "addmm": _last,
-    "mm": _last,
-    "linear": _last,
+    "addmm": _linear,
+    "mm": _linear,
+    "linear": _linear,
     "bmm": _unknown,
     "baddbmm": _unknown,
     "native_layer_norm": _layer_norm,
@@ -263,3 +293,4 @@ _RULES: dict[str, _Rule] = {
         _channels_second,
     ),
 }
+_WRITING = frozenset((_convolution, _channels_second, _linear, _layer_norm))

@@ -95,6 +95,8 @@ def _proposal(anatomy: Anatomy, rule: Rule, site: Site, ordinal: int, taken: dic
     axis = channel_axis(value)
     if axis is None or axis == 0:
         raise Unfit(f"which axis of {tuple(value.shape)} holds the channels cannot be derived")
+    if value.ndim == 3 and axis == 2 and value.shape[0] != survey.batch == value.shape[1]:
+        raise Unfit(f"{tuple(value.shape)} is (L, N, C): its samples lie on axis 1, and a node would mix them")
     port = attention.Port(tuple(value.shape), axis)
     options = resolve(anatomy, edit.module, edit.options, site.host, port)
     present = _present(anatomy, site)

@@ -9,7 +9,18 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from .flow import Flow, added, adds_nothing, concatenated, is_scaling, multiplied, own_weights, sources, weight_layers
+from .flow import (
+    Flow,
+    added,
+    adds_nothing,
+    carries,
+    concatenated,
+    is_scaling,
+    multiplied,
+    own_weights,
+    sources,
+    weight_layers,
+)
 from .layers import is_dropping
 from .survey import Survey
 from .trace import Trace
@@ -95,7 +106,7 @@ class _Scales:
 
     def scaled(self, way: list[Node]) -> bool:
         """Whether a way does no more to the activation than to multiply it by numbers or by a weight a channel."""
-        return all(is_scaling(node) or self.gates(node) or _is_transparent(node, self.host) for node in way)
+        return all(_by_a_weight(node) or self.gates(node) or _is_transparent(node, self.host) for node in way)
 
 
 def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, found: dict[Node, Merge]) -> Merge:
@@ -161,6 +172,14 @@ def _kind(scales: _Scales, terms: tuple[Node, ...], fork: Node | None, flow: Flo
     if weights[lightest] <= 1 and only and deep:
         return "projected", lightest
     return "symmetric", None
+
+
+def _by_a_weight(node: Node) -> bool:
+    """Whether a node multiplies an activation by numbers or by a vector; a table of rotations is neither."""
+    factors = [factor.meta["val"] for factor in node.all_input_nodes if not carries(factor)]
+    return is_scaling(node) and all(
+        not isinstance(value, torch.Tensor) or value.numel() == max(value.shape, default=1) for value in factors
+    )
 
 
 def _is_transparent(node: Node, host: nn.Module) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .attributes import kept
-from .axes import copy_labels, label, mark_activation
+from .axes import assume, copy_labels, mark_activation
 from .cost import CountingMode, parameters
 from .records import Cost
 from .trees import map_tensors, tensors_in
@@ -60,7 +60,7 @@ def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True, device: bo
     model.eval()
     for leaf in tensors_in(args):
         mark_activation(leaf)
-        label(leaf, 1 if leaf.ndim >= 3 and leaf.is_floating_point() else None)
+        assume(leaf, 1 if leaf.ndim >= 3 and leaf.is_floating_point() else None)
     modules = list(model.modules())
     with kept(modules), recorder.attached(modules), torch.no_grad(), _on_device(args if device else ()), mode:
         model(*args)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dis
+import inspect
 import operator
+import types
 from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
 import torch
 import torch.fx
+from torch.fx.proxy import TraceError
 
 
 class FixesNumbers(Protocol):
@@ -73,6 +77,10 @@ class ValueProxy(torch.fx.Proxy):
             return iter(value)
         if isinstance(value, (list, tuple)):
             return iter([item(self, index) for index in range(len(value))])
+        if isinstance(value, torch.Tensor) and value.ndim:
+            if not _unpacks(inspect.currentframe()):
+                raise TraceError("its forward loops over an axis of a tensor")
+            return iter([item(self, index) for index in range(value.shape[0])])
         return iter(super().__iter__())
 
     def __len__(self) -> int:
@@ -86,6 +94,12 @@ class ValueProxy(torch.fx.Proxy):
         if not isinstance(self.node.meta.get("val"), torch.Tensor):
             raise TypeError(f"its forward assigns to a place of a {type(self.node.meta.get('val')).__name__}")
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, item), {})
+
+
+def _unpacks(frame: types.FrameType | None) -> bool:
+    """Whether the caller of ``frame`` is about to assign to several names: then their number is part of the code."""
+    caller = frame.f_back if frame is not None else None
+    return caller is not None and dis.opname[caller.f_code.co_code[caller.f_lasti]] == "UNPACK_SEQUENCE"
 
 
 def item(proxy: torch.fx.Proxy, key: Any) -> Any:

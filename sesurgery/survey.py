@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .axes import channel_axis, is_activation
+from .axes import labels
 from .errors import ModelError
 from .probe import Frame, Probe, run
 from .records import Cost, Untraced
@@ -136,6 +136,12 @@ class Survey:
             if isinstance(failure, Failure)
         )
 
+    @property
+    def batch(self) -> int | None:
+        """Samples in the example input, where it begins with a tensor of them."""
+        first = self.args[0] if self.args else None
+        return first.shape[0] if isinstance(first, torch.Tensor) and first.ndim > 1 else None
+
     @functools.cached_property
     def input_area(self) -> int | None:
         """Height times width of the example input, where it is a map."""
@@ -190,14 +196,12 @@ def has_own_forward(module: nn.Module) -> bool:
 def _signature(value: Any) -> Any:
     """What a trace depends on in the arguments of a call: their nesting, shapes and labels."""
     if isinstance(value, tuple) and all(isinstance(item, torch.Tensor) for item in value):
-        return tuple((item.shape, item.dtype, channel_axis(item), is_activation(item)) for item in value)
+        return tuple((item.shape, item.dtype, labels(item)) for item in value)
     if not value:
         return ()
     leaves, spec = nesting(value)
     return spec, tuple(
-        (tuple(leaf.shape), leaf.dtype, channel_axis(leaf), is_activation(leaf))
-        if isinstance(leaf, torch.Tensor)
-        else (type(leaf), repr(leaf))
+        (tuple(leaf.shape), leaf.dtype, labels(leaf)) if isinstance(leaf, torch.Tensor) else (type(leaf), repr(leaf))
         for leaf in leaves
     )
 

@@ -184,6 +184,69 @@ def test_names_that_a_child_gives_are_structure() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+class Unpacking(nn.Module):
+    """A tensor that is taken apart by assigning it to names, as attention often does with q, k and v."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, 2 * width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.conv(x).unflatten(1, (2, -1)).transpose(0, 1)
+        return x + value * gate.sigmoid()
+
+
+class Looping(Unpacking):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.stack([self.conv(sample)[:8] for sample in x])
+
+
+def test_a_tensor_is_taken_apart_by_name_and_not_in_a_loop() -> None:
+    model, image = Unpacking(), torch.randn(3, 8, 4, 4)
+    found = traced(model, image[:1])
+    assert isinstance(found, Trace)
+    assert torch.equal(torch.fx.GraphModule(model, found.graph)(image), model(image))
+    refused = traced(Looping(), image[:1])
+    assert isinstance(refused, Failure)
+    assert "loops over an axis of a tensor" in refused.reason
+
+
+class Mixer(nn.Module):
+    """MLP-Mixer's first half: a linear layer over the tokens leaves the channels where they are."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.norm, self.tokens = nn.LayerNorm(16), nn.Linear(9, 9, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.tokens(self.norm(x).transpose(1, 2)).transpose(1, 2)
+
+
+class SequenceFirst(nn.Module):
+    """Attention on (L, N, C), as in CLIP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.attention = nn.Conv2d(8, 8, 2, 2), nn.MultiheadAttention(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).permute(2, 0, 1)
+        tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return tokens.permute(1, 2, 0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_channels_of_a_token_mixer(bias: bool) -> None:
+    plan = sesurgery.plan(nn.Sequential(Mixer(bias), Mixer(bias)), "standard", input_size=(9, 16))
+    assert [(edit.channels, edit.options["axis"]) for edit in plan.edits] == [(16, 2), (16, 2)]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_samples_are_not_mixed(batch: int) -> None:
+    with pytest.raises(sesurgery.NothingMatchedError, match=r"is \(L, N, C\)"):
+        sesurgery.plan(SequenceFirst(), "standard", example_input=(torch.randn(batch, 8, 6, 6),))
+
+
 class Appending(nn.Module):
     """A caller that goes on filling the list it has passed: the record must not grow with it."""
 
