@@ -29,7 +29,9 @@ class Attributes:
         for module, held in self._held:
             now = module.__dict__
             if not _same(now, held):
-                return module, next(n for n in {**held, **now} if now.get(n, _ABSENT) is not held.get(n, _ABSENT))
+                names = (n for n in {**held, **now} if now.get(n, _ABSENT) is not held.get(n, _ABSENT))
+                if name := next(names, None):  # their order alone is nothing
+                    return module, name
         return next(((module, name) for module, name, box, old in self._boxes if not _same(box, old)), None)
 
     def restore(self) -> None:
@@ -55,11 +57,13 @@ def _contents(box: Any) -> Any:
 
 
 def _same(box: Any, old: Any) -> bool:
-    if len(box) != len(old):
-        return False
     if isinstance(box, dict):
-        return all(box.get(key, _ABSENT) is value for key, value in old.items())
-    return all(one is two for one, two in zip(box, old, strict=True))
+        return list(box) == list(old) and _identities(box.values()) == _identities(old.values())
+    return _identities(box) == _identities(old)
+
+
+def _identities(values: Iterable[Any]) -> list[int]:
+    return list(map(id, values))
 
 
 def _put_back(box: Any, old: Any) -> None:
