@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 _HOOKS = frozenset(nn.Module().__dict__) - {"_parameters", "_buffers", "_modules", "training"}
 _ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Change:
+    """An attribute that was set, or a list, dict or set in one that was filled or emptied.
+
+    Attributes:
+        module, name: whose attribute.
+        now, before: what the list, dict or set holds; None where the attribute itself was set.
+    """
+
+    module: nn.Module
+    name: str
+    now: Any = None
+    before: Any = None
 
 
 class Attributes:
@@ -24,15 +40,17 @@ class Attributes:
             if isinstance(box, (list, dict, set)) and name not in _HOOKS
         ]
 
-    def changed(self) -> tuple[nn.Module, str] | None:
-        """A module and the name of an attribute that is, or holds, something else now; None where there is none."""
+    def changes(self) -> Iterator[Change]:
+        """What is, or holds, something else now."""
         for module, held in self._held:
             now = module.__dict__
             if not _same(now, held):
-                names = (n for n in {**held, **now} if now.get(n, _ABSENT) is not held.get(n, _ABSENT))
-                if name := next(names, None):  # their order alone is nothing
-                    return module, name
-        return next(((module, name) for module, name, box, old in self._boxes if not _same(box, old)), None)
+                for name in {**held, **now}:
+                    if now.get(name, _ABSENT) is not held.get(name, _ABSENT):
+                        yield Change(module, name)
+        for module, name, box, old in self._boxes:
+            if not _same(box, old):
+                yield Change(module, name, box, old)
 
     def restore(self) -> None:
         """Put everything back."""

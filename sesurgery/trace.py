@@ -21,7 +21,8 @@ import torch.fx
 from torch import nn
 from torch.fx.proxy import TraceError
 
-from .attributes import Attributes, kept
+from .attributes import Attributes, Change, kept
+from .axes import is_activation
 from .probe import Frame
 from .sizes import symbolic_factories
 from .tracer import FrameTracer, Session, line_in
@@ -29,6 +30,7 @@ from .tracer import FrameTracer, Session, line_in
 # torch.fx patches nn.Module for the time of a trace, for every thread.
 LOCK = threading.RLock()
 
+_TABLES = ("_parameters", "_buffers", "_modules")
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -125,18 +127,31 @@ def _traced(case: Case, tracer: FrameTracer, follow: Callable[[FrameTracer], tor
         finally:
             object.__setattr__(module, "__class__", kind)
             module.__dict__.pop("_sesurgery_reads")
-            changed = before.changed()
+            lost = next((change for change in before.changes() if not _is_cache(change)), None)
             before.restore()
-    if changed is not None:
-        return Failure(_side_effect(module, *changed))
+    if lost is not None:
+        return Failure(_side_effect(module, lost))
     return Trace(graph, reads, tracer.bound, tracer.numbers)
 
 
-def _side_effect(module: nn.Module, holder: nn.Module, name: str) -> str:
-    if name.startswith("_tensor_constant"):
+def _is_cache(change: Change) -> bool:
+    """Whether all that was done is to keep something made of weights in a dict: the graph makes it anew each time."""
+    now, before = change.now, change.before
+    if not isinstance(now, dict) or any(now.get(key) is not value for key, value in before.items()):
+        return False
+    return change.name not in _TABLES and all(_of_weights(now[key]) for key in now if key not in before)
+
+
+def _of_weights(value: Any) -> bool:
+    tensor = value.node.meta.get("val") if isinstance(value, torch.fx.Proxy) else value
+    return isinstance(tensor, torch.Tensor) and not is_activation(tensor)
+
+
+def _side_effect(module: nn.Module, change: Change) -> str:
+    if change.name.startswith("_tensor_constant"):
         return "its forward computes with a tensor that it makes from numbers, which would be frozen"
-    path = next(path for path, part in module.named_modules() if part is holder)
-    return f"its forward changes self.{path + '.' if path else ''}{name}, which a generated forward would not"
+    path = next(path for path, part in module.named_modules() if part is change.module)
+    return f"its forward changes self.{path + '.' if path else ''}{change.name}, which a generated forward would not"
 
 
 def chain(frame: Frame) -> Trace | None:
