@@ -25,7 +25,7 @@ from .attributes import Attributes, Change, kept
 from .axes import is_activation
 from .probe import Frame
 from .sizes import symbolic_factories
-from .tracer import FrameTracer, Session, line_in
+from .tracer import FrameTracer, Session, first_line, line_in
 
 # torch.fx patches nn.Module for the time of a trace, for every thread.
 LOCK = threading.RLock()
@@ -149,9 +149,12 @@ def _of_weights(value: Any) -> bool:
 
 def _side_effect(module: nn.Module, change: Change) -> str:
     if change.name.startswith("_tensor_constant"):
-        return "its forward computes with a tensor that it makes from numbers, which would be frozen"
-    path = next(path for path, part in module.named_modules() if part is change.module)
-    return f"its forward changes self.{path + '.' if path else ''}{change.name}, which a generated forward would not"
+        text = "its forward computes with a tensor that it makes from numbers, which would be frozen"
+    else:
+        path = next(path for path, part in module.named_modules() if part is change.module)
+        name = f"{path}.{change.name}" if path else change.name
+        text = f"its forward changes self.{name}, which a generated forward would not"
+    return _with_line(text, first_line(type(module)))
 
 
 def chain(frame: Frame) -> Trace | None:
@@ -203,5 +206,8 @@ def _reason(error: Exception, kind: type) -> str:
     stack = traceback.extract_tb(error.__traceback__)
     if any(Path(entry.filename).parts[-3:] == ("torch", "utils", "checkpoint.py") for entry in stack):
         text = "it calls torch.utils.checkpoint; checkpoint the whole block instead, from outside"
-    line = line_in(stack, kind)
-    return text[:200] + (f" ({line})" if line else "")
+    return _with_line(text[:200], line_in(stack, kind) or first_line(kind))
+
+
+def _with_line(text: str, line: str) -> str:
+    return f"{text} ({line})" if line else text

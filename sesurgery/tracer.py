@@ -154,7 +154,10 @@ class FrameTracer(torch.fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, torch.fx.Proxy):
             return a.node
-        made = super().create_arg(a)
+        try:
+            made = super().create_arg(a)
+        except NotImplementedError as error:  # its text names the type
+            raise TraceError(f"its forward hands on what no graph can hold: {error}") from error
         if isinstance(made, torch.fx.Node) and isinstance(a, torch.Tensor):
             made.meta.setdefault("val", a)
         return made
@@ -240,6 +243,12 @@ def line_in(stack: Iterable[traceback.FrameSummary], kind: type) -> str:
     source = _source_of(kind)
     lines = [entry.lineno for entry in stack if entry.filename == source]
     return _quoted(source, lines[-1]) if source and lines else ""
+
+
+def first_line(kind: type) -> str:
+    """Where the forward of ``kind`` begins, for what cannot be said of one of its lines; empty where it is not code."""
+    code = getattr(inspect.unwrap(kind.forward), "__code__", None)  # type: ignore[attr-defined]
+    return _quoted(code.co_filename, code.co_firstlineno) if code is not None else ""
 
 
 @functools.lru_cache(maxsize=1024)
