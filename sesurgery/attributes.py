@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 from torch import nn
@@ -36,8 +37,8 @@ class Attributes:
         self._boxes = [
             (module, name, box, _contents(box))
             for module, held in self._held
-            for name, box in held.items()
-            if isinstance(box, (list, dict, set)) and name not in _HOOKS
+            for name in held.keys() - _HOOKS
+            if isinstance(box := held[name], (list, dict, set))
         ]
 
     def changes(self) -> Iterator[Change]:
@@ -75,13 +76,11 @@ def _contents(box: Any) -> Any:
 
 
 def _same(box: Any, old: Any) -> bool:
+    if len(box) != len(old):
+        return False
     if isinstance(box, dict):
-        return list(box) == list(old) and _identities(box.values()) == _identities(old.values())
-    return _identities(box) == _identities(old)
-
-
-def _identities(values: Iterable[Any]) -> list[int]:
-    return list(map(id, values))
+        return all(map(is_, box.values(), old.values())) and list(box) == list(old)
+    return all(map(is_, box, old))
 
 
 def _put_back(box: Any, old: Any) -> None:

@@ -127,8 +127,10 @@ def _traced(case: Case, tracer: FrameTracer, follow: Callable[[FrameTracer], tor
         finally:
             object.__setattr__(module, "__class__", kind)
             module.__dict__.pop("_sesurgery_reads")
-            lost = next((change for change in before.changes() if not _is_cache(change)), None)
-            before.restore()
+            changes = sorted(before.changes(), key=lambda change: change.name)
+            lost = next((change for change in changes if not _is_cache(change)), None)
+            if changes:
+                before.restore()
     if lost is not None:
         return Failure(_side_effect(module, lost))
     return Trace(graph, reads, tracer.bound, tracer.numbers)
