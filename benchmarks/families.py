@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sesurgery import zoo
+from sesurgery.models import zoo
 
 _Arguments = tuple[Any, ...]
 

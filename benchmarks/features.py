@@ -22,6 +22,7 @@ from torch import nn
 from torchvision.models.feature_extraction import NodePathTracer
 
 import sesurgery
+from sesurgery.recording.nested import map_tensors, tensors_in
 
 Feature = Callable[[Family, nn.Module], None]
 FEATURES: dict[str, Feature] = {}
@@ -49,14 +50,9 @@ def operate(family: Family, model: nn.Module | None = None, **options: Any) -> n
         return sesurgery.apply(given, family.recipe, inplace=True, input_size=family.size, **options).model
 
 
-def tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors in what a model is given or gives, in order."""
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
 def same(found: Any, wanted: Any, tolerance: float = 1e-4) -> None:
     """Raise unless the tensors are equal up to ``tolerance`` of the largest of them."""
-    ours, theirs = tensors(found), tensors(wanted)
+    ours, theirs = tensors_in(found), tensors_in(wanted)
     assert len(ours) == len(theirs), f"{len(ours)} outputs instead of {len(theirs)}"
     assert any(one.numel() for one in ours), "no output"
     for one, two in zip(ours, theirs, strict=True):
@@ -114,7 +110,7 @@ def onnx(family: Family, model: nn.Module) -> None:
         program.save(file)
         session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
         names = [given.name for given in session.get_inputs()]
-        found = session.run(None, dict(zip(names, [leaf.numpy() for leaf in tensors(args)], strict=True)))
+        found = session.run(None, dict(zip(names, [leaf.numpy() for leaf in tensors_in(args)], strict=True)))
         same([torch.from_numpy(array) for array in found], model(*args), 1e-3)
 
 
@@ -122,7 +118,7 @@ def onnx(family: Family, model: nn.Module) -> None:
 def channels_last(family: Family, model: nn.Module) -> None:
     """Weights and input in channels_last (channels_last_3d for video)."""
     args = family.inputs()
-    rank = max(4, *(leaf.ndim for leaf in tensors(args)))
+    rank = max(4, *(leaf.ndim for leaf in tensors_in(args)))
     layout = torch.channels_last if rank == 4 else torch.channels_last_3d
 
     def laid(leaf: torch.Tensor) -> torch.Tensor:
@@ -131,7 +127,7 @@ def channels_last(family: Family, model: nn.Module) -> None:
     with torch.no_grad():
         wanted = model(*args)
         other = copy.deepcopy(model).to(memory_format=layout)  # type: ignore[call-overload]
-        same(other(*torch.utils._pytree.tree_map_only(torch.Tensor, laid, args)), wanted, 1e-3)
+        same(other(*map_tensors(laid, args)), wanted, 1e-3)
 
 
 @feature("autocast")
@@ -139,7 +135,7 @@ def autocast(family: Family, model: nn.Module) -> None:
     """bfloat16 on CPU, forward and backward."""
     args = family.inputs(training=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = tensors(model.train()(*args))
+        found = tensors_in(model.train()(*args))
         loss = sum(output.float().square().mean() for output in found)
     loss.backward()
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
@@ -167,7 +163,7 @@ def _gradients(model: nn.Module, run: Callable[[], Any]) -> dict[str, torch.Tens
     model.zero_grad()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        loss = sum(output.square().mean() for output in tensors(run()))
+        loss = sum(output.square().mean() for output in tensors_in(run()))
         loss.backward()
     with torch.no_grad():
         for name, buffer in model.named_buffers():
@@ -254,6 +250,6 @@ def fake_quantized(family: Family, model: nn.Module) -> None:
     args = family.inputs()
     with quiet():
         prepared = prepare_qat_fx(model.train(), get_default_qat_qconfig_mapping("x86"), args)
-        found = tensors(prepared(*args))
+        found = tensors_in(prepared(*args))
     assert found
     assert all(bool(output.isfinite().all()) for output in found), "an output is not finite"

@@ -26,7 +26,7 @@ from torch import nn
 
 import sesurgery
 from sesurgery.errors import SurgeryError
-from sesurgery.recipe import load_recipe, parse_recipe, recipe_names, recipe_text
+from sesurgery.recipe.recipe import load_recipe, parse_recipe, recipe_names, recipe_text
 
 MODEL = "timm:test_resnet"
 

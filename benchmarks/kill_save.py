@@ -24,8 +24,8 @@ from reliability import write_section
 from torch import nn
 
 import sesurgery
-from sesurgery.artifact import read
-from sesurgery.artifact_weights import exchanges
+from sesurgery.artifact.save_load import read
+from sesurgery.artifact.tensors import exchanges
 
 MODEL = "timm:test_efficientnet"
 # With and without weights that an operation took away, so that files come and go too.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sesurgery.artifact_files import file_facts
+from sesurgery.artifact.folder import file_facts
 
 # A file of this name is what injected code would leave.
 MARK = "fuzz-ran"

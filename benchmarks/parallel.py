@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from families import FAMILIES, Family
-from features import operate, quiet, tensors
+from features import operate, quiet
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from sesurgery.recording.nested import tensors_in
 
 RANKS = 2
 
@@ -61,7 +63,7 @@ def _train(family: Family, operated: bool, rank: int) -> None:
     for step in range(2):  # a weight without gradient shows in the second step
         optimizer.zero_grad()
         args = family.inputs(training=True, seed=2 * step + rank)
-        loss = sum(output.square().mean() for output in tensors(parallel(*args)))
+        loss = sum(output.square().mean() for output in tensors_in(parallel(*args)))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # a step of a network without training is soon too long
         optimizer.step()

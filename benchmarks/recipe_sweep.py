@@ -55,8 +55,8 @@ def sweep(reference: str) -> list[dict[str, Any]]:
     import torch
 
     torch.set_num_threads(1)
-    from sesurgery import zoo
-    from sesurgery.recipe import recipe_names
+    from sesurgery.models import zoo
+    from sesurgery.recipe.recipe import recipe_names
 
     spec = zoo.resolve(reference)
     rows = []
@@ -103,7 +103,7 @@ def _tried(model: Any, args: Any, spec: Any, recipe: str) -> dict[str, Any]:
 def _detector(spec: Any) -> Any:
     """A detection model with weights, for images as small as its builder allows."""
     import sesurgery
-    from sesurgery import zoo
+    from sesurgery.models import zoo
 
     try:
         return zoo.create(zoo.resolve(spec.reference, {"min_size": 96, "max_size": 128}))
@@ -135,8 +135,8 @@ def _run(model: Any, args: Any, spec: Any, train: bool, new: list[Any]) -> str |
     """Forward and backward; what went wrong, unless the plain model cannot do it either."""
     import torch
 
-    from sesurgery import zoo
-    from sesurgery.trees import map_tensors, tensors_in
+    from sesurgery.models import zoo
+    from sesurgery.recording.nested import map_tensors, tensors_in
 
     def step(body: Any) -> None:
         two = map_tensors(lambda leaf: torch.cat([leaf, leaf]) if leaf.ndim == 4 else leaf, args)

@@ -27,7 +27,7 @@ PAGE = HERE.parent / "docs" / "coverage.md"
 
 def names() -> list[str]:
     """Every model of both libraries, as references."""
-    from sesurgery import zoo
+    from sesurgery.models import zoo
 
     listed = zoo.list_names()
     return [f"{library}:{name}" for library in ("timm", "torchvision") for name in listed[library]]
@@ -61,7 +61,7 @@ def example(model: Any, spec: Any) -> tuple[Any, ...] | None:
     """An input on ``meta`` that the model runs on; None where its forward looks at values."""
     import torch
 
-    from sesurgery import zoo
+    from sesurgery.models import zoo
 
     for args in zoo.candidate_inputs(model, spec, None, device="meta"):
         try:
@@ -76,11 +76,13 @@ def example(model: Any, spec: Any) -> tuple[Any, ...] | None:
 def _examined(reference: str) -> dict[str, Any]:
     from reference import compare, sums_of
 
-    from sesurgery import NothingMatchedError, zoo
-    from sesurgery.anatomy import dissect
+    from sesurgery import NothingMatchedError
+    from sesurgery.anatomy.anatomy import dissect
+    from sesurgery.api import apply, revert
     from sesurgery.errors import InputError
-    from sesurgery.surgery import _first_that_runs, apply, revert
-    from sesurgery.survey import has_own_forward, survey
+    from sesurgery.models import zoo
+    from sesurgery.planning.operation import first_that_runs
+    from sesurgery.tracing.survey import has_own_forward, survey
 
     clock = time.perf_counter
     start = clock()
@@ -97,7 +99,7 @@ def _examined(reference: str) -> dict[str, Any]:
         "forward_s": round(plain - created, 4),
     }
     start = clock()
-    seen = _first_that_runs(lambda given: survey(model, given, lambda: zoo.create(spec)), model, spec, args, None)
+    seen = first_that_runs(lambda given: survey(model, given, lambda: zoo.create(spec)), model, spec, args, None)
     anatomy = dissect(seen)
     kinds = Counter(merge.kind for merge in anatomy.reported_merges())
     own = [module for module in seen.probe.frames if has_own_forward(module)]

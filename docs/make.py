@@ -1,7 +1,7 @@
 """Write what is generated of the documentation: ``python docs/make.py``.
 
 docs/recipes.md, docs/recipe-schema.json, docs/pictures/*.svg and the outputs shown in README.md come from the recipes
-and from real runs, on meta tensors; the table of files in docs/architecture.md comes from the files.
+and from real runs, on meta tensors.
 ``python docs/make.py --check`` writes nothing and names the pages that are stale.
 """
 
@@ -17,14 +17,13 @@ ROOT = DOCS.parent
 sys.path[:0] = [str(DOCS), str(ROOT)]
 
 import recipe_page  # noqa: E402
-from file_table import with_files  # noqa: E402
 from shown_runs import as_shown, texts_of  # noqa: E402
 
 
 def picture() -> str:
     """The preview of the README's command, as an SVG of a terminal."""
     import sesurgery
-    from sesurgery.render import render_report, render_svg
+    from sesurgery.report.plan import render_report, render_svg
 
     plan = sesurgery.plan("resnet50", "standard", stages="4")
     title = "sesurgery preview resnet50 --recipe standard --stages 4"
@@ -33,7 +32,7 @@ def picture() -> str:
 
 def schema() -> str:
     """The JSON schema of a recipe file."""
-    from sesurgery.recipe import schema_text
+    from sesurgery.recipe.recipe import schema_text
 
     return schema_text()
 
@@ -43,14 +42,8 @@ def readme() -> str:
     return as_shown((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
-def architecture() -> str:
-    """docs/architecture.md with its table of files as they are now."""
-    return with_files((DOCS / "architecture.md").read_text(encoding="utf-8"))
-
-
 PAGES: dict[str, Callable[[], str]] = {
     "README.md": readme,
-    "docs/architecture.md": architecture,
     "docs/recipes.md": recipe_page.page,
     "docs/recipe-schema.json": schema,
     "docs/pictures/preview.svg": picture,

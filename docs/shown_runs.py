@@ -52,7 +52,7 @@ def as_shown(page: str, files: dict[str, str] | None = None) -> str:
 
 def command_output(command: str, width: int = 100) -> str:
     """What a ``sesurgery`` command prints on stdout, without spaces at the ends of lines; errors are shown too."""
-    from sesurgery.cli import app
+    from sesurgery.cli.app import app
 
     command, _, head = command.partition(" | head -")
     words = shlex.split(command)

@@ -13,9 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sesurgery.artifact import load as load
-    from sesurgery.artifact import revert_folder as revert_folder
-    from sesurgery.artifact import save as save
+    from sesurgery.api import Surgery as Surgery
+    from sesurgery.api import apply as apply
+    from sesurgery.api import inspect as inspect
+    from sesurgery.api import plan as plan
+    from sesurgery.api import revert as revert
+    from sesurgery.artifact.save_load import load as load
+    from sesurgery.artifact.save_load import revert_folder as revert_folder
+    from sesurgery.artifact.save_load import save as save
     from sesurgery.errors import ArtifactError as ArtifactError
     from sesurgery.errors import FrozenValueError as FrozenValueError
     from sesurgery.errors import InputError as InputError
@@ -26,24 +31,19 @@ if TYPE_CHECKING:
     from sesurgery.errors import SurgeryError as SurgeryError
     from sesurgery.errors import UnknownNameError as UnknownNameError
     from sesurgery.errors import WeightsError as WeightsError
-    from sesurgery.recipe import Recipe as Recipe
-    from sesurgery.recipe import list_recipes as list_recipes
-    from sesurgery.recipe import load_recipe as load_recipe
-    from sesurgery.records import Cost as Cost
-    from sesurgery.records import Edit as Edit
-    from sesurgery.records import Inspection as Inspection
-    from sesurgery.records import Plan as Plan
-    from sesurgery.records import Skip as Skip
-    from sesurgery.surgery import Surgery as Surgery
-    from sesurgery.surgery import apply as apply
-    from sesurgery.surgery import inspect as inspect
-    from sesurgery.surgery import plan as plan
-    from sesurgery.surgery import revert as revert
+    from sesurgery.plans import Cost as Cost
+    from sesurgery.plans import Edit as Edit
+    from sesurgery.plans import Inspection as Inspection
+    from sesurgery.plans import Plan as Plan
+    from sesurgery.plans import Skip as Skip
+    from sesurgery.recipe.recipe import Recipe as Recipe
+    from sesurgery.recipe.recipe import list_recipes as list_recipes
+    from sesurgery.recipe.recipe import load_recipe as load_recipe
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "artifact": ("load", "revert_folder", "save"),
+    "artifact.save_load": ("load", "revert_folder", "save"),
     "errors": (
         "ArtifactError",
         "FrozenValueError",
@@ -56,9 +56,9 @@ _HOMES = {
         "UnknownNameError",
         "WeightsError",
     ),
-    "records": ("Cost", "Edit", "Inspection", "Plan", "Skip"),
-    "recipe": ("Recipe", "list_recipes", "load_recipe"),
-    "surgery": ("Surgery", "apply", "inspect", "plan", "revert"),
+    "plans": ("Cost", "Edit", "Inspection", "Plan", "Skip"),
+    "recipe.recipe": ("Recipe", "list_recipes", "load_recipe"),
+    "api": ("Surgery", "apply", "inspect", "plan", "revert"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

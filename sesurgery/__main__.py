@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sesurgery.cli import main
+from sesurgery.cli.app import main
 
 if __name__ == "__main__":
     main()

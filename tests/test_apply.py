@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import sesurgery
-from sesurgery.records import Plan
+from sesurgery.plans import Plan
 
 RESNET = functools.partial(
     timm.create_model, "resnet18", num_classes=10, layers=(1, 2, 1, 1), channels=(16, 24, 32, 48), zero_init_last=False

@@ -8,9 +8,9 @@ import torch
 from blocks import conv
 from torch import Tensor, nn
 
-from sesurgery.anatomy import dissect
-from sesurgery.survey import survey
-from sesurgery.trace import Failure, Trace
+from sesurgery.anatomy.anatomy import dissect
+from sesurgery.tracing.survey import survey
+from sesurgery.tracing.trace import Failure, Trace
 
 
 def traced(module: nn.Module, *args: Any, **kwargs: Any) -> Trace | Failure:

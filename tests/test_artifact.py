@@ -21,10 +21,10 @@ from saved import RECORD, TINY, assert_same, output, record_of, tiny
 from torch import nn
 
 import sesurgery
-from sesurgery import examples
-from sesurgery.artifact import read
+from sesurgery.artifact.safetensors_writer import DTYPES, write_tensors
+from sesurgery.artifact.save_load import read
 from sesurgery.errors import ArtifactError, InputError
-from sesurgery.weights_file import DTYPES, write_tensors
+from sesurgery.models import input_spec as examples
 
 # what comes back
 

@@ -17,10 +17,10 @@ from saved import RECORD, record_of, rewrite, tiny
 from torch import nn
 
 import sesurgery
-from sesurgery import artifact_files
-from sesurgery.artifact import read
-from sesurgery.artifact_record import MAX_BYTES
-from sesurgery.cli_options import check_output
+from sesurgery.artifact import folder as artifact_files
+from sesurgery.artifact.record import MAX_BYTES
+from sesurgery.artifact.save_load import read
+from sesurgery.cli.options import check_output
 from sesurgery.errors import ArtifactError, InputError, SurgeryError
 
 # saves that are cut off

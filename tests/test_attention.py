@@ -24,7 +24,7 @@ from torchvision.ops.misc import SqueezeExcitation
 
 import sesurgery.attention as attn
 from sesurgery.attention import LAYOUTS, Port, attention, build, check_options, refusal
-from sesurgery.attention import catalogue as registry
+from sesurgery.attention import registry as registry
 from sesurgery.attention.options import ACTIVATIONS, GATES, SQUEEZES
 from sesurgery.errors import InputError, Unfit, UnknownNameError
 

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 import sesurgery
-from sesurgery.records import Plan
+from sesurgery.plans import Plan
+from sesurgery.recording.nested import map_tensors, tensors_in
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from families import FAMILIES, Family  # type: ignore[import-not-found]
@@ -113,15 +114,11 @@ def record(model: nn.Module, paths: set[str], inputs: tuple[Any, ...]) -> dict[s
 
 
 def _copied(value: Any) -> Any:
-    return torch.utils._pytree.tree_map_only(torch.Tensor, torch.clone, value)
-
-
-def tensors(value: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+    return map_tensors(torch.clone, value)
 
 
 def equal(one: Any, two: Any) -> bool:
-    pairs = list(zip(tensors(one), tensors(two), strict=True))
+    pairs = list(zip(tensors_in(one), tensors_in(two), strict=True))
     return bool(pairs) and all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -247,13 +244,13 @@ def shut(ours: nn.Module, plan: Plan, inputs: tuple[Any, ...]) -> Iterator[Shut]
 def _run(path: str, host: nn.Module, call: Call) -> Shut:
     children: list[torch.Tensor] = []
     handles = [
-        child.register_forward_hook(lambda module, args, output: children.extend(map(torch.clone, tensors(output))))
+        child.register_forward_hook(lambda module, args, output: children.extend(map(torch.clone, tensors_in(output))))
         for child in host.modules()
         if child is not host and not isinstance(child, Closed)
     ]
     host.zero_grad()
-    inputs = tensors((call.args, call.kwargs))
-    found = tensors(host(*_copied(call.args), **_copied(call.kwargs)))
+    inputs = tensors_in((call.args, call.kwargs))
+    found = tensors_in(host(*_copied(call.args), **_copied(call.kwargs)))
     for handle in handles:
         handle.remove()
     loss = sum((output * torch.randn_like(output)).sum() for output in found)
@@ -261,7 +258,7 @@ def _run(path: str, host: nn.Module, call: Call) -> Shut:
         loss.backward()
     kernels = [weight for weight in host.parameters() if weight.ndim >= 2 and weight.numel() > max(weight.shape)]
     live = sum(weight.grad is not None and bool(weight.grad.abs().max() > 1e-12) for weight in kernels)
-    before = tensors(call.output)
+    before = tensors_in(call.output)
     changed = next((n for n, pair in enumerate(zip(found, before, strict=True)) if not torch.equal(*pair)), 0)
     details = ([child.detach() for child in children], before[changed], live, len(kernels) - live)
     return Shut(path, host, inputs, found[changed].detach(), *details)

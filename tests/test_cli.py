@@ -15,11 +15,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import sesurgery
-from sesurgery import cli_progress
-from sesurgery.cli import app
+from sesurgery.cli import progress as cli_progress
+from sesurgery.cli.app import app
 from sesurgery.errors import NothingMatchedError, UnknownNameError
-from sesurgery.recipe import load_recipe
-from sesurgery.records import Cost, Diff, Edit, Inspection, MergeInfo, Plan, Skip, Stage, Untraced
+from sesurgery.plans import Cost, Diff, Edit, Inspection, MergeInfo, Plan, Skip, Stage, Untraced
+from sesurgery.recipe.recipe import load_recipe
 
 EDIT = Edit(
     action="insert",
@@ -363,7 +363,7 @@ def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("words", [[], ["--help"], ["apply", "--help"], ["recipes"], ["recipes", "show", "standard"]])
 def test_light_commands_do_not_import_torch(words: list[str]) -> None:
     code = (
-        "import sys, sesurgery\nfrom sesurgery.cli import app\n"
+        "import sys, sesurgery\nfrom sesurgery.cli.app import app\n"
         f"try:\n    app({words!r})\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
         "heavy = {'torch', 'timm', 'torchvision', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
     )

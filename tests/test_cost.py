@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import sesurgery
-from sesurgery.cost import measure, parameters
-from sesurgery.probe import run
+from sesurgery.recording.costs import measure, parameters
+from sesurgery.recording.recorder import run
 
 
 @pytest.mark.parametrize("family", networks.FAMILIES)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import sesurgery
-from sesurgery.recipe import load_recipe, recipe_names
+from sesurgery.recipe.recipe import load_recipe, recipe_names
 
 RECIPES = {name: load_recipe(name) for name in recipe_names()}
 _RESIDUAL = "backbone-end identity post pre standard"

@@ -14,9 +14,14 @@ from networks import Branching
 from torch import nn
 
 import sesurgery
-from sesurgery import generated, insert, operate, planning, surgery, survey
+from sesurgery.edits import insert
 from sesurgery.errors import SurgeryError
-from sesurgery.marks import HOST_MARK, MODEL_MARK
+from sesurgery.operating import operated_class as generated
+from sesurgery.operating import perform as operate
+from sesurgery.operating.backup import HOST_MARK, MODEL_MARK
+from sesurgery.planning import operation
+from sesurgery.planning import planner as planning
+from sesurgery.tracing import survey
 
 TINY = "timm:test_resnet"
 
@@ -97,19 +102,19 @@ def inject(patch: pytest.MonkeyPatch, place: tuple[Any, str], step: int, *, afte
 PLACES: dict[str, tuple[Any, str]] = {
     "looking": (planning, "survey"),
     "dissecting": (planning, "dissect"),
-    "planning": (surgery, "draft"),
+    "planning": (operation, "draft"),
     "performing on the twin and its costs": (planning, "perform"),
     "running the twin": (survey, "run"),
     "counting the costs": (planning, "_after_inserts"),
     "a node on the twin or the model": (insert._Build, "__call__"),
-    "performing": (surgery, "perform"),
+    "performing": (operation, "perform"),
     "building all nodes": (operate, "_build"),
     "setting a child": (operate, "_set_child"),
     "setting a forward": (operate, "_set_forward"),
     "marking a host": (operate, "_mark"),
     "making a class": (operate, "operated_class"),
     "compiling a class": (generated, "_make_class"),
-    "saying what was done": (surgery, "describe"),
+    "saying what was done": (operation, "describe"),
 }
 
 

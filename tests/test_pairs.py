@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 import sesurgery
-from sesurgery.phrases import At, parse_at
+from sesurgery.recipe.phrases import At, parse_at
 
 FACTS = Path(__file__).parent / "facts" / "native_pairs.yaml"
 STATED = yaml.safe_load(FACTS.read_text())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sesurgery
-from sesurgery.records import Plan
+from sesurgery.plans import Plan
 
 LAYOUTS = ("nchw", "nhwc", "tokens")
 AT = ("before residual add", "after residual add", "before concat", "after concat", "end of block")

@@ -14,12 +14,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sesurgery import recipe as recipes
-from sesurgery import yaml_reader
-from sesurgery.conditions import Where
 from sesurgery.errors import InputError, RecipeError, UnknownNameError
-from sesurgery.recipe import load_recipe, override, parse_recipe, parse_setting, to_data
-from sesurgery.selection import SiteFacts
+from sesurgery.recipe import recipe as recipes
+from sesurgery.recipe import safe_yaml as yaml_reader
+from sesurgery.recipe.recipe import load_recipe, override, parse_recipe, parse_setting, to_data
+from sesurgery.recipe.selectors import SiteFacts
+from sesurgery.recipe.where import Where
 
 ROOT = Path(__file__).parents[1]
 NAMES = recipes.recipe_names()
@@ -96,7 +96,8 @@ def test_mobilenetv3_has_se_exactly_where_the_paper_has_it(table):
 
 def test_reading_recipes_imports_no_torch():
     code = (
-        "import sys, sesurgery.recipe as r; r.list_recipes(); sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+        "import sys, sesurgery.recipe.recipe as r; r.list_recipes(); "
+        "sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

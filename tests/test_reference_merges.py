@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import sesurgery
-from sesurgery import zoo
+from sesurgery.models import zoo
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from families import FAMILIES, Family  # type: ignore[import-not-found]

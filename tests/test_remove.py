@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchvision.models import shufflenet_v2_x1_0
 
 import sesurgery
-from sesurgery import zoo
 from sesurgery.errors import NothingMatchedError, StalePlanError
-from sesurgery.records import Plan
+from sesurgery.models import zoo
+from sesurgery.plans import Plan
 
 
 class Ungated(nn.Module):
@@ -224,7 +224,7 @@ def test_a_norm_leaves_the_activation_that_it_holds() -> None:
 
 
 def test_nothing_changes_where_a_step_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sesurgery import operate
+    from sesurgery.operating import perform as operate
 
     net = Net(Gated(8), Gated(8))
     kept = copy.deepcopy(net)
@@ -233,7 +233,7 @@ def test_nothing_changes_where_a_step_fails(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("no")
 
     plan = removed(net, "attention").plan
-    monkeypatch.setattr("sesurgery.surgery.perform", lambda model, actions: operate.perform(model, actions))
+    monkeypatch.setattr("sesurgery.planning.operation.perform", lambda model, actions: operate.perform(model, actions))
     monkeypatch.setattr(operate, "operated_class", fail)
     with pytest.raises(RuntimeError):
         sesurgery.apply(net, plan, inplace=True, example_input=X)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sesurgery.records import Cost, Diff, Edit, Inspection, MergeInfo, Plan, Skip, Stage, Untraced
-from sesurgery.render import diff_lines, drift_text, print_diff, render_report, render_surgery
-from sesurgery.render_base import make_console, percent, render_svg, si
-from sesurgery.render_inspect import render_inspection
+from sesurgery.plans import Cost, Diff, Edit, Inspection, MergeInfo, Plan, Skip, Stage, Untraced
+from sesurgery.report.inspection import render_inspection
+from sesurgery.report.layout import make_console, percent, render_svg, si
+from sesurgery.report.plan import diff_lines, drift_text, print_diff, render_report, render_surgery
 
 BEFORE = "def forward(self, x):\n    shortcut = x\n    x = self.conv(x)\n    x += shortcut\n    return x\n"
 AFTER = BEFORE.replace("    x +=", "    x = self.se(x)\n    x +=")

@@ -16,10 +16,10 @@ from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models import shufflenet_v2_x1_0
 
 import sesurgery
-from sesurgery import zoo
-from sesurgery.conv_change import changed, embeds_exactly
 from sesurgery.errors import InputError, NothingMatchedError, StalePlanError
-from sesurgery.records import Cost, Plan
+from sesurgery.models import zoo
+from sesurgery.plans import Cost, Plan
+from sesurgery.substitutes.convolution import changed, embeds_exactly
 
 
 class Held(nn.Module):

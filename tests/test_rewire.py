@@ -13,11 +13,11 @@ from torch import nn
 from torchvision.models import shufflenet_v2_x1_0
 
 import sesurgery
-from sesurgery import zoo
-from sesurgery.csp import CSPStage
 from sesurgery.errors import NothingMatchedError, StalePlanError, Unfit
-from sesurgery.narrow import narrowed
-from sesurgery.records import Plan
+from sesurgery.models import zoo
+from sesurgery.plans import Plan
+from sesurgery.substitutes.csp_stage import CSPStage
+from sesurgery.substitutes.narrower_block import narrowed
 
 
 def csp(**options: Any) -> dict[str, object]:

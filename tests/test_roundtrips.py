@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import sesurgery
-from sesurgery import zoo
-from sesurgery.records import Plan
+from sesurgery.models import zoo
+from sesurgery.plans import Plan
 
 # timm has its own module for each family, torchvision one for all of them.
 CASES: list[tuple[str, str, dict[str, Any], int]] = [

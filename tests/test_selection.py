@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sesurgery.errors import InputError
-from sesurgery.phrases import PHRASES, At, parse_at, register_phrase
-from sesurgery.selection import (
+from sesurgery.recipe.phrases import PHRASES, At, parse_at, register_phrase
+from sesurgery.recipe.selectors import (
     SiteFacts,
     check_stages_syntax,
     parse_blocks,
@@ -236,10 +236,10 @@ def test_any_text_is_a_phrase_or_an_input_error(text):
 
 
 def test_a_phrase_of_ones_own(monkeypatch):
-    monkeypatch.setattr("sesurgery.phrases.PHRASES", dict(PHRASES))
-    from sesurgery import phrases
+    monkeypatch.setattr("sesurgery.recipe.phrases.PHRASES", dict(PHRASES))
+    from sesurgery.recipe import phrases
 
-    monkeypatch.setattr("sesurgery.phrases._KEYS", dict(phrases._KEYS))
+    monkeypatch.setattr("sesurgery.recipe.phrases._KEYS", dict(phrases._KEYS))
     register_phrase("before the gate", ordinal=True)
     assert parse_at("before last gate") == At("before the gate", -1)
     assert parse_at("before gate").role == "place"

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 import sesurgery
-from sesurgery.records import Plan
+from sesurgery.plans import Plan
 
 SENET: Mapping[str, Any] = yaml.safe_load((Path(__file__).parent / "facts" / "senet.yaml").read_text())
 RECIPES = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sesurgery.shapes import quick_result
+from sesurgery.recording.fast_shapes import quick_result
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sesurgery
-from sesurgery.attributes import Attributes, kept
+from sesurgery.recording.module_state import Attributes, kept
 
 
 class Block(nn.Module):
@@ -102,13 +102,7 @@ class Unchanging(Block):
         return x + self.conv(x)
 
 
-class CountingInPlace(Block):
-    calls: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-
+class CountingInPlace(CountingInABuffer):
     def forward(self, x: Tensor) -> Tensor:
         self.calls.add_(1)
         return x + self.conv(x)

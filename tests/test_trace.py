@@ -34,8 +34,8 @@ from blocks import (
 from torch import Tensor, nn
 
 import sesurgery
-from sesurgery.anatomy import Anatomy, dissect
-from sesurgery.survey import survey
+from sesurgery.anatomy.anatomy import Anatomy, dissect
+from sesurgery.tracing.survey import survey
 
 
 def anatomy(model: nn.Module, *args: Any) -> Anatomy:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from sesurgery.errors import ModelError, WeightsError
-from sesurgery.weights import LoadReport, load_into, read_state_dict
+from sesurgery.models.checkpoints import LoadReport, load_into, read_state_dict
 
 
 def make() -> nn.Sequential:

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import nn
 
-from sesurgery import libraries, zoo
 from sesurgery.errors import InputError, ModelError, UnknownNameError
-from sesurgery.zoo import ModelSpec, candidate_inputs, create, example_input, parse_input_size, resolve
+from sesurgery.models import libraries, zoo
+from sesurgery.models.zoo import ModelSpec, candidate_inputs, create, example_input, parse_input_size, resolve
 
 WriteNet = Callable[..., Path]
 
@@ -101,7 +101,7 @@ def test_list_names_holds_both_libraries() -> None:
 
 
 def test_importing_the_zoo_imports_neither_library() -> None:
-    code = "import sys, sesurgery.zoo; sys.exit(any(m in sys.modules for m in ('timm', 'torchvision')))"
+    code = "import sys, sesurgery.models.zoo; sys.exit(any(m in sys.modules for m in ('timm', 'torchvision')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

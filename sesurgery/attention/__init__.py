@@ -5,23 +5,22 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .catalogue import attention, canonical, check_options, child_name, entry, names
-from .node import Entry
-from .port import LAYOUTS, Port
-from .widths import make_divisible, reduced_channels
+from sesurgery.attention.entry import Entry
+from sesurgery.attention.port import LAYOUTS, Port
+from sesurgery.attention.registry import attention, canonical, check_options, child_name, entry, names
+from sesurgery.attention.widths import make_divisible, reduced_channels
 
 if TYPE_CHECKING:
-    from .construct import build, refusal
-    from .gates import activation_name
-    from .identity import IdentityStart
-    from .squeeze import SqueezeExcite
+    from sesurgery.attention.activations import activation_name
+    from sesurgery.attention.construct import IdentityStart, build, refusal
+    from sesurgery.attention.squeeze_excite import SqueezeExcite
 
 _NEED_TORCH = {
-    "activation_name": "gates",
+    "activation_name": "activations",
     "build": "construct",
     "refusal": "construct",
-    "IdentityStart": "identity",
-    "SqueezeExcite": "squeeze",
+    "IdentityStart": "construct",
+    "SqueezeExcite": "squeeze_excite",
 }
 
 __all__ = [

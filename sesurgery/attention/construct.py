@@ -8,13 +8,12 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import InputError, Unfit
-from .catalogue import check_options, entry
-from .identity import IdentityStart
-from .node import Entry
-from .port import LAYOUTS, Port
+from sesurgery.attention.entry import Entry
+from sesurgery.attention.port import LAYOUTS, Port
+from sesurgery.attention.registry import check_options, entry
+from sesurgery.errors import InputError, Unfit
 
 
 @dataclass(frozen=True)
@@ -97,3 +96,20 @@ def _construct(case: _Case) -> nn.Module:
         raise InputError(what, where=case.found.name, remedy="return an nn.Module")
     wrap = init == "identity" and not case.found.starts_as_identity
     return IdentityStart(node) if wrap else node
+
+
+class IdentityStart(nn.Module):
+    """``x + scale * (node(x) - x)`` with a learned scale that starts at 0 (ReZero, Bachlechner et al. 2020,
+    arXiv:2003.04887): at insertion the output is ``x``, at scale 1 it is the node's own.
+
+    Input and output have the shape that ``node`` keeps.
+    """
+
+    def __init__(self, node: nn.Module) -> None:
+        super().__init__()
+        self.node = node
+        self.scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape of ``x`` in, the same out."""
+        return x + self.scale * (self.node(x) - x)

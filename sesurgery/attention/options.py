@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import either, nearest
+from sesurgery.errors import either, nearest
 
 ACTIVATIONS = (
     "relu",

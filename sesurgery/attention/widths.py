@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .catalogue import entry
+from sesurgery.attention.registry import entry
 
 
 def make_divisible(value: float, divisor: int = 8, round_limit: float = 0.9) -> int:

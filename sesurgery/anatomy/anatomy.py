@@ -1,0 +1,209 @@
+"""What a surveyed model is made of: merges with their branches, gates, blocks and stages."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from math import isqrt
+
+import torch
+from torch import nn
+
+from sesurgery.anatomy.dataflow import Flow, own_weights
+from sesurgery.anatomy.merges import Merge, gates_of, is_attention, merges_of
+from sesurgery.operating.backup import inserted_nodes
+from sesurgery.plans import MergeInfo, Stage
+from sesurgery.recording.channel_axes import channel_axis
+from sesurgery.recording.nested import tensors_in
+from sesurgery.tracing.survey import Survey, has_own_forward
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A survey, understood.
+
+    Attributes:
+        merges: by host, in order.
+        attention: the modules that gate their own input, and the nodes that an earlier operation inserted.
+        blocks: the hosts that repeat, in the order of execution, with the number of their stage.
+        stages: as reported.
+    """
+
+    survey: Survey
+    merges: dict[nn.Module, tuple[Merge, ...]]
+    flows: dict[nn.Module, Flow]
+    attention: frozenset[nn.Module]
+    blocks: dict[nn.Module, int]
+    stages: tuple[Stage, ...]
+
+    def block_of(self, path: str) -> nn.Module | None:
+        """The innermost block that holds the module at ``path`` (or is it)."""
+        by_path = {self.survey.paths[block]: block for block in self.blocks}
+        parts = path.split(".") if path else []
+        for end in range(len(parts), -1, -1):
+            block = by_path.get(".".join(parts[:end]))
+            if block is not None:
+                return block
+        return None
+
+    def stage_of(self, value: torch.Tensor, path: str) -> int | None:
+        """The stage of an activation made in the module at ``path``: its block's, or the one of its resolution."""
+        block = self.block_of(path)
+        if block is not None:
+            return self.blocks[block]
+        key = resolution(value)
+        for stage in self.stages:
+            if key is not None and (stage.height or 0) * (stage.width or 0) == key:
+                return stage.index
+        return None
+
+    def reported_merges(self) -> tuple[MergeInfo, ...]:
+        """Every merge, as data."""
+        found = []
+        for host, merges in self.merges.items():
+            path = self.survey.paths[host]
+            for merge in merges:
+                value = merge.node.meta["val"]
+                axis = channel_axis(value)
+                channels = None if axis is None else value.shape[axis]
+                place = f"{path}.{merge.node.name}" if path else merge.node.name
+                found.append(MergeInfo(place, merge.op, merge.kind, self.stage_of(value, path), channels))
+        return tuple(found)
+
+
+def dissect(survey: Survey) -> Anatomy:
+    """Find merges, blocks and stages of a surveyed model."""
+    flows = {host: Flow.of(traced.graph) for host, traced in survey.hosts()}
+    gates = {host: gates_of(host, traced, flows[host]) for host, traced in survey.hosts()}
+    attention = inserted_nodes(survey.twin) | {host for host in flows if is_attention(survey, host, gates)}
+    merges: dict[nn.Module, tuple[Merge, ...]] = {}
+    for host, traced in survey.hosts():
+        found = merges_of(host, traced, flows[host], attention) + gates[host]
+        if found:
+            merges[host] = found
+    blocks = _blocks(survey, merges, attention)
+    numbered, stages = _stages(survey, blocks or _kernels(survey))
+    if not blocks:
+        numbered, stages = {}, tuple(replace(stage, blocks=()) for stage in stages)
+    return Anatomy(survey, merges, flows, frozenset(attention), numbered, stages)
+
+
+def _blocks(survey: Survey, merges: dict[nn.Module, tuple[Merge, ...]], attention: Set[nn.Module]) -> list[nn.Module]:
+    """The repeating units: hosts of residual sums, and the composite members of a chain that hold no other block."""
+    outermost: list[nn.Module] = []
+    for host, found in merges.items():
+        if host in attention or host is survey.twin:
+            continue
+        if any(merge.residual for merge in found) and not _inside(survey, host, outermost + list(attention)):
+            outermost.append(host)
+    chosen = set(outermost)
+    candidates = [
+        module
+        for module in survey.probe.frames
+        if module not in attention
+        and _is_composite(module)
+        and _in_chain(survey, module)
+        and not _inside(survey, module, list(attention))
+    ]
+    # Innermost first; those in which branches meet come before those that are mere chains.
+    candidates.sort(key=lambda module: (module not in merges, -survey.paths[module].count(".")))
+    for module in candidates:
+        if not _touches(survey, module, chosen) and module not in chosen:
+            chosen.add(module)
+    return [module for module in survey.probe.frames if module in chosen]
+
+
+def _is_composite(module: nn.Module) -> bool:
+    """Whether a module is more than a convolution with its norm and activation: two layers with kernels or matrices."""
+    if type(module) is nn.Sequential or not (has_own_forward(module) or isinstance(module, nn.Sequential)):
+        return False
+    return sum(any(weight.ndim >= 2 for weight in own_weights(part)) for part in module.modules()) >= 2
+
+
+def _in_chain(survey: Survey, module: nn.Module) -> bool:
+    """Whether a module is one of several of its kind beside each other, or in a Sequential or a list."""
+    path = survey.paths[module]
+    if not path:
+        return False
+    parent = survey.module(path.rpartition(".")[0])
+    if isinstance(parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        return True
+    return sum(type(child) is type(module) for child in parent.children()) > 1
+
+
+def _inside(survey: Survey, module: nn.Module, others: list[nn.Module]) -> bool:
+    path = survey.paths[module]
+    return any(path.startswith(survey.paths[other] + ".") for other in others)
+
+
+def _touches(survey: Survey, module: nn.Module, others: set[nn.Module]) -> bool:
+    """Whether a module lies in one of the others or holds one."""
+    path = survey.paths[module]
+    for other in others:
+        theirs = survey.paths[other]
+        if path.startswith(theirs + ".") or theirs.startswith(path + "."):
+            return True
+    return False
+
+
+def _kernels(survey: Survey) -> list[nn.Module]:
+    """The convolutions of a network without blocks, whose resolutions then number its stages."""
+    return [
+        module
+        for module in survey.probe.frames
+        if not list(module.children()) and any(weight.ndim >= 3 for weight in own_weights(module))
+    ]
+
+
+def resolution(value: torch.Tensor) -> int | None:
+    """Number of places of an activation: height times width of a map, length of a sequence."""
+    axis = channel_axis(value)
+    if axis is None or value.ndim < 3:
+        return None
+    space = [size for index, size in enumerate(value.shape) if index not in (0, axis)]
+    return space[-1] * space[-2] if len(space) >= 2 else space[0]
+
+
+def _stages(survey: Survey, blocks: list[nn.Module]) -> tuple[dict[nn.Module, int], tuple[Stage, ...]]:
+    """Number the resolutions of the blocks' outputs in the order of execution."""
+    members: dict[int, list[nn.Module]] = {}
+    sizes: dict[int, tuple[int | None, int | None]] = {}
+    for block in blocks:
+        value = _output_tensor(survey, block)
+        places = None if value is None else resolution(value)
+        if value is None or places is None or places == 1:
+            continue
+        key = next((known for known in members if known == places or _with_prefix(known, places)), places)
+        members.setdefault(key, []).append(block)
+        sizes.setdefault(key, _height_width(value, key))
+    numbered: dict[nn.Module, int] = {}
+    stages: list[Stage] = []
+    for index, (key, found) in enumerate(members.items(), start=1):
+        numbered.update(dict.fromkeys(found, index))
+        area = survey.input_area
+        reduction = round((area / key) ** 0.5, 2) if area and key else None
+        height, width = sizes[key]
+        stages.append(Stage(index, reduction, height, width, tuple(survey.paths[block] for block in found)))
+    return {block: numbered[block] for block in blocks if block in numbered}, tuple(stages)
+
+
+def _with_prefix(one: int, two: int) -> bool:
+    """Whether two token counts differ by a class token or a few registers only."""
+    low, high = sorted((one, two))
+    return isqrt(low) ** 2 == low and 0 < high - low <= 8 and low > 64
+
+
+def _height_width(value: torch.Tensor, places: int) -> tuple[int | None, int | None]:
+    axis = channel_axis(value)
+    space = [size for index, size in enumerate(value.shape) if index not in (0, axis)]
+    if len(space) >= 2:
+        return space[-2], space[-1]
+    side = next((isqrt(places - extra) for extra in range(9) if isqrt(places - extra) ** 2 == places - extra), None)
+    return side, side
+
+
+def _output_tensor(survey: Survey, module: nn.Module) -> torch.Tensor | None:
+    frame = survey.frame(module)
+    if frame is None:
+        return None
+    return next((tensor for tensor in tensors_in(frame.output) if tensor.ndim >= 3), None)

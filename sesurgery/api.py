@@ -1,0 +1,232 @@
+"""The public functions: plan, apply, revert, inspect."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sesurgery.anatomy.anatomy import dissect
+from sesurgery.errors import InputError, ModelError, SurgeryError
+from sesurgery.models import zoo
+from sesurgery.models.checkpoints import load_into
+from sesurgery.operating.perform import revert as _revert
+from sesurgery.planning.drift import Drift
+from sesurgery.planning.operation import drafted, first_that_runs, fresh_model, name_of, operate
+from sesurgery.planning.planner import Draft, Progress
+from sesurgery.plans import Cost, Inspection, Plan
+from sesurgery.recipe.recipe import load_recipe, override
+from sesurgery.recipe.rules import Recipe
+from sesurgery.tracing.survey import Survey, has_own_forward, survey
+
+RecipeLike = str | Path | Mapping[str, Any] | Recipe
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """A performed operation.
+
+    Attributes:
+        model: the operated model (the given one where ``inplace=True``, else a copy or a new one).
+        plan: what was done, as data; replays on another instance with ``apply(other, plan)``.
+        drift: how far the output moved at insertion, ``|new - old| / |old|`` on one random input; None where no weights
+            were loaded. 0.0 says that no bit changed.
+        notes: what a user should know.
+    """
+
+    model: nn.Module
+    plan: Plan
+    drift: float | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def before(self) -> Cost:
+        """Cost of the model as it was."""
+        assert self.plan.before is not None
+        return self.plan.before
+
+    @property
+    def after(self) -> Cost:
+        """Cost of the operated model."""
+        assert self.plan.after is not None
+        return self.plan.after
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """The parameters that the operation brought in, for an optimizer group of their own."""
+        found: dict[nn.Parameter, None] = {}
+        for edit in self.plan.edits:
+            if edit.action != "remove":
+                found.update(dict.fromkeys(self.model.get_submodule(edit.path).parameters()))
+        return list(found)
+
+
+def plan(
+    model: str | nn.Module,
+    recipe: RecipeLike,
+    *,
+    stages: str | int | None = None,
+    module: str | None = None,
+    example_input: Any = None,
+    input_size: Sequence[int] | str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Plan:
+    """Say what ``apply`` would do and what it would cost, without touching the model. No weights are materialised.
+
+    Args:
+        model: a name (``resnet50``, ``timm:…``, ``torchvision:…``, ``file.py:factory``, ``pkg.mod:factory``), a module.
+        recipe: the name of a recipe, a file, a mapping or a Recipe.
+        stages: takes the place of the recipe's stages: ``4``, ``"1,3"``, ``"2-4"``, ``"-1"``, ``"last2"``, ``"all"``.
+        module: another node for the recipe's places: ``"eca"``.
+        example_input: a tensor (N, C, H, W), or a tuple of positional arguments; derived where left out.
+        input_size: ``(3, 224, 224)``, in the place of an example.
+        model_args: arguments for the model's builder, where it is given by name.
+        progress: called as ``progress(step, done, total)``.
+        **options: options of the node: ``reduction=8``, ``init="identity"``.
+
+    Raises:
+        InputError: bad input (a subclass says what kind).
+        NothingMatchedError: the recipe found no site.
+    """
+    wanted = _recipe(recipe, stages, module, options)
+    body, spec = _model(model, model_args, "meta", False)
+    return drafted(body, spec, wanted, example_input, input_size, progress).plan
+
+
+def apply(
+    model: str | nn.Module,
+    recipe: RecipeLike | Plan,
+    *,
+    stages: str | int | None = None,
+    inplace: bool = False,
+    example_input: Any = None,
+    input_size: Sequence[int] | str | None = None,
+    module: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Surgery:
+    """Operate on a model.
+
+    The arguments are those of ``plan``, and:
+
+    Args:
+        recipe: or a finished plan, to replay on another instance.
+        inplace: change the given module itself; else a copy is operated on.
+        device: where a model given by name is made; ``"meta"`` materialises no weights.
+        pretrained: load the library's pretrained weights (a model given by name).
+        weights: a checkpoint to load before the operation, every key accounted for.
+
+    Raises:
+        InputError, NothingMatchedError: as ``plan``; the model is then exactly as it was.
+        StalePlanError: the plan was made for another network.
+    """
+    wanted = recipe if isinstance(recipe, Plan) else _recipe(recipe, stages, module, options)
+    if isinstance(recipe, Plan) and (stages is not None or module is not None or options):
+        raise InputError("a finished plan takes no stages, module or options", remedy="plan again with them")
+    body, spec = _model(model, model_args, device, pretrained)
+    notes: list[str] = []
+    target = body if inplace or spec is not None else _copied(body)
+    if weights is not None:
+        report = load_into(target, weights)
+        notes += [*report.notes, *report.warnings]
+    made = drafted(target, spec, wanted, example_input, input_size, progress)
+    probe = Drift(target, made) if pretrained or weights is not None else None
+    operate(target, made, spec)
+    drift = probe.measured() if probe is not None else None
+    notes += _advice(made)
+    return Surgery(target, made.plan, drift, tuple(notes))
+
+
+def revert(model: nn.Module) -> nn.Module:
+    """Undo every operation on ``model`` in place and return it: classes, attributes and keys are the old ones.
+
+    Raises:
+        InputError: there is nothing to undo.
+    """
+    return _revert(model)
+
+
+def inspect(
+    model: str | nn.Module,
+    *,
+    example_input: Any = None,
+    input_size: Sequence[int] | str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Stages, merges and what could not be traced, without touching the model. Arguments as in ``plan``."""
+    body, spec = _model(model, model_args, "meta", False)
+    if progress is not None:
+        progress("looking at the model", 0, 1)
+
+    def look(args: tuple[Any, ...]) -> Survey:
+        return survey(body, args, fresh_model(spec))
+
+    seen = first_that_runs(look, body, spec, example_input, input_size)
+    anatomy = dissect(seen)
+    return Inspection(
+        model=name_of(body, spec),
+        stages=anatomy.stages,
+        merges=anatomy.reported_merges(),
+        untraced=seen.untraced(),
+        traced=sum(1 for host, _ in seen.hosts() if has_own_forward(host)),
+    )
+
+
+def _recipe(recipe: RecipeLike, stages: str | int | None, module: str | None, options: Mapping[str, Any]) -> Recipe:
+    loaded = load_recipe(recipe)
+    if stages is None and module is None and not options:
+        return loaded
+    return override(loaded, stages=stages, module=module, options=options)
+
+
+def _model(
+    model: str | nn.Module, args: Mapping[str, Any] | None, device: str | torch.device, pretrained: bool
+) -> tuple[nn.Module, zoo.ModelSpec | None]:
+    if isinstance(model, nn.Module):
+        if args:
+            raise InputError("model_args go with a name, not with a finished module", where="model_args")
+        return model, None
+    if not isinstance(model, str):
+        raise InputError(
+            f"a {type(model).__name__} is no model", where="model", remedy="give a name or a torch.nn.Module"
+        )
+    spec = zoo.resolve(model, args)
+    return zoo.create(spec, device=device, pretrained=pretrained), spec
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot be copied: {type(error).__name__}: {error}",
+            where=type(model).__name__,
+            remedy="operate on it itself: inplace=True",
+        ) from error
+
+
+def _advice(made: Draft) -> list[str]:
+    """The notes of all edits, each once, with the places that it is about."""
+    places: dict[str, list[str]] = {}
+    for edit in made.plan.edits:
+        for note in edit.notes:
+            places.setdefault(note, []).append(edit.path)
+    return [f"{_some(paths)}: {note}" for note, paths in places.items()]
+
+
+def _some(paths: Sequence[str]) -> str:
+    return paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+
+
+__all__ = ["Surgery", "SurgeryError", "apply", "inspect", "plan", "revert"]

@@ -1,0 +1,235 @@
+"""An operated model as a folder: saved, loaded and reverted without running any code from it.
+
+The folder holds ``model.safetensors`` (the state_dict), ``surgery.json`` (base model, plans, versions, digests) and,
+where operations took modules away, ``removed.safetensors`` (their weights, for ``revert``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sesurgery.api import Surgery
+from sesurgery.artifact import folder as files
+from sesurgery.artifact.names import RECORD, Role, is_ours
+from sesurgery.artifact.record import Base, Operation, Record, parse
+from sesurgery.artifact.replay import Artifact, rebuilt, versions
+from sesurgery.artifact.tensors import collect, expand, reverted
+from sesurgery.errors import ArtifactError, InputError
+from sesurgery.models.weightless import to_meta
+from sesurgery.operating.backup import MODEL_MARK
+
+__all__ = ["Artifact", "load", "read", "revert_folder", "save"]
+
+REVERTED = "base.json"
+_TRIES = 3
+
+
+def save(operated: Surgery | nn.Module, folder: str | Path, *, overwrite: bool | None = None) -> None:
+    """Write an operated model to ``folder``, atomically: a save that is cut off leaves an old artefact whole.
+
+    Args:
+        operated: what ``apply`` returned, or its model, trained further or not.
+        folder: a new or empty folder, or one that holds an artefact, which is replaced.
+        overwrite: False refuses to replace an artefact.
+
+    Raises:
+        ArtifactError: the folder cannot take it, or the model cannot be stored; nothing has changed then.
+    """
+    model = operated.model if isinstance(operated, Surgery) else operated
+    place = _target(folder, overwrite is not False)
+    history = _history(model)
+    weights = collect(model)
+    tensors: dict[Role, dict[str, Tensor]] = {"model": weights.model}
+    if weights.removed:
+        tensors["removed"] = weights.removed
+    record = partial(
+        Record,
+        format="sesurgery",
+        version=1,
+        base=_base(history.get("base")),
+        operations=_operations(history),
+        aliases=weights.aliases,
+        exchanged=list(weights.exchanged),
+        buffers=weights.buffers,
+        training=model.training,
+        versions=versions(),
+    )
+    _write(place, tensors, lambda written: record(weights=written).to_bytes(), RECORD)
+
+
+def read(folder: str | Path) -> Artifact:
+    """Read and check an artefact, without building a model.
+
+    Raises:
+        ArtifactError: it is none, is damaged, or is not what it says it is.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        what = "is a file, not the folder of an artefact" if place.exists() else "no such folder"
+        raise ArtifactError(what, where=str(place), remedy=_FOLDER)
+    for attempt in range(_TRIES):
+        stamp = _stamp(place)
+        try:
+            return _read(place)
+        except (ArtifactError, OSError) as error:
+            # Somebody may be saving over it at this moment: then what there is now is another artefact.
+            if attempt < _TRIES - 1 and (isinstance(error, files.ChangedError) or stamp != _stamp(place)):
+                continue
+            if isinstance(error, OSError):
+                raise ArtifactError(f"cannot be read: {error.strerror or error}", where=str(place)) from error
+            raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def load(
+    folder: str | Path,
+    *,
+    model: nn.Module | None = None,
+    example_input: Any = None,
+    trust_code: bool = False,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """Rebuild an operated model: its base without weights, each operation again, then the saved weights.
+
+    Args:
+        folder: what ``save`` wrote.
+        model: a fresh instance of the network, to be changed in place; needed where that was not made by name.
+        example_input: where the saved one could not be written down.
+        trust_code: let the user's own factory that the artefact names be imported and called.
+        device: where the model goes in the end; by default it stays where ``model`` lies, else on the CPU.
+
+    Returns:
+        The operated model, in the mode and dtypes in which it was saved; ``revert`` works on it.
+
+    Raises:
+        ArtifactError: the folder is damaged, asks for code that is not trusted, or does not fit the model.
+    """
+    if model is not None and MODEL_MARK in model.__dict__:
+        raise InputError("was operated already", where="model", remedy="give a fresh instance, or revert it first")
+    if model is not None and any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
+        raise InputError("is on meta, which holds no weights", where="model", remedy='create it with device="cpu"')
+    body = rebuilt(read(folder), model, example_input, trust_code)
+    if device is None:
+        return body
+    return to_meta(body) if torch.device(device).type == "meta" else body.to(device)
+
+
+def revert_folder(folder: str | Path, output: str | Path) -> Path:
+    """Write the model without its operations to ``output``: ``model.safetensors`` and what made it, ``base.json``.
+
+    Works on the stored tensors alone; no model is built and no code is run. Returns the output folder.
+
+    Raises:
+        ArtifactError: ``folder`` is no sound artefact, or ``output`` cannot be written.
+    """
+    artifact = read(folder)
+    place = Path(output)
+    if place.is_dir() and any(place.iterdir()):
+        raise ArtifactError("holds files already", where=str(place), remedy="name a new or empty folder")
+    place = _target(place, True)
+    state = reverted(artifact.model, artifact.removed, artifact.record.exchanged)
+    base = artifact.record.base
+    said = {"format": "sesurgery base", "base": base.model_dump() if base else None, "versions": versions()}
+    text = (json.dumps(said, indent=1) + "\n").encode()
+    if place.is_dir():
+        _guarded(place, place.rmdir)
+    plain = {key: tensor.clone() for key, tensor in state.items()}
+    _guarded(place, lambda: files.write_new(place, {"model": plain}, lambda _: text, REVERTED))
+    return place
+
+
+_FOLDER = "name a folder that sesurgery.save or sesurgery apply -o wrote"
+
+
+def _read(place: Path) -> Artifact:
+    problem: ArtifactError | None = None
+    for path in files.candidates(place):
+        try:
+            record = parse(files.read_small(path), str(path))
+            plans = tuple(record.plans(str(path)))
+            tensors = {
+                role: expand(files.read_tensors(found, record.weights[role]), record.aliases.get(role, {}), str(found))
+                for role, found in files.locate(place, record).items()
+            }
+        except ArtifactError as error:
+            problem = error
+            continue
+        return Artifact(place, record, plans, tensors["model"], tensors.get("removed", {}))
+    raise problem or ArtifactError("holds no surgery.json, so it is no artefact", where=str(place), remedy=_FOLDER)
+
+
+def _stamp(place: Path) -> list[tuple[str, int, int]]:
+    try:
+        entries = [entry for entry in os.scandir(place) if entry.is_file()]
+        return sorted((entry.name, entry.inode(), entry.stat().st_mtime_ns) for entry in entries)
+    except OSError:
+        return []
+
+
+def _target(folder: str | Path, may_replace: bool) -> Path:
+    place = Path(folder)
+    where = str(place)
+    if place.exists() and not place.is_dir():
+        raise ArtifactError("is a file", where=where, remedy="name a folder")
+    if place.is_dir() and any(place.iterdir()):
+        if not is_ours(place):
+            raise ArtifactError("the folder holds other files", where=where, remedy="name a new or empty folder")
+        if not may_replace:
+            raise ArtifactError("an artefact is there already", where=where, remedy="overwrite=True replaces it")
+    near = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    if not near.is_dir():
+        raise ArtifactError(f"{near} is a file", where=where, remedy="name a folder")
+    if not os.access(near, os.W_OK | os.X_OK):
+        raise ArtifactError(f"{near} may not be written to", where=where, remedy="choose a folder that is yours")
+    return place
+
+
+def _write(place: Path, tensors: dict[Role, dict[str, Tensor]], describe: files.Describe, record: str) -> None:
+    if place.is_dir():
+        _guarded(place, lambda: files.write_over(place, tensors, describe))
+    else:
+        _guarded(place, lambda: files.write_new(place, tensors, describe, record))
+
+
+def _guarded(place: Path, work: Callable[[], object]) -> None:
+    try:
+        work()
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        raise ArtifactError(what, where=str(place), remedy="check its rights and the space on the disk") from error
+
+
+def _history(model: object) -> dict[str, Any]:
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"a {type(model).__name__} is no operated model", where="save", remedy="give what apply returned"
+        )
+    history = model.__dict__.get(MODEL_MARK)
+    if not history:
+        remedy = "pass surgery.model; a plain model is saved with torch.save(model.state_dict(), ...) or safetensors"
+        raise ArtifactError("no operation has changed this model", where=type(model).__name__, remedy=remedy)
+    return history
+
+
+def _base(said: dict[str, Any] | None) -> Base | None:
+    """The base as it can be written down; arguments that JSON has no words for make it a model of the user's own."""
+    if said is None:
+        return None
+    try:
+        args = json.loads(json.dumps(said["args"], allow_nan=False))
+    except (TypeError, ValueError):
+        return None
+    return Base(reference=said["reference"], args=args)
+
+
+def _operations(history: dict[str, Any]) -> list[Operation]:
+    plans = [json.loads(text) for text in history["plans"]]
+    return [Operation(plan=plan, input=given) for plan, given in zip(plans, history["inputs"], strict=True)]

@@ -1,0 +1,168 @@
+"""The registry of nodes that can be inserted. Imports no torch, so that listing them is quick."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from sesurgery.attention.builtin import TABLE
+from sesurgery.attention.entry import Entry
+from sesurgery.attention.options import RULES, Choice
+from sesurgery.attention.port import LAYOUTS, Port
+from sesurgery.errors import InputError, UnknownNameError, either, nearest
+
+Builder = TypeVar("Builder", bound=Callable[..., Any])
+
+
+REGISTRY: dict[str, Entry] = {ours.name: ours for ours in TABLE}
+
+
+def names() -> tuple[str, ...]:
+    """Names of all nodes, in the order of their registration."""
+    return tuple(REGISTRY)
+
+
+def canonical(name: str) -> str:
+    """The registered spelling of ``name``, whose case, ``_`` and ``-`` do not matter.
+
+    Raises:
+        UnknownNameError: where no node has that name.
+    """
+    wanted = str(name)
+    if wanted in REGISTRY:
+        return wanted
+    for known in REGISTRY:
+        if _plain(known) == _plain(wanted):
+            return known
+    raise UnknownNameError("module", wanted[:60], REGISTRY, remedy=f"known modules: {', '.join(REGISTRY)}")
+
+
+def entry(name: str) -> Entry:
+    """The node called ``name``.
+
+    Raises:
+        UnknownNameError: where no node has that name.
+    """
+    return REGISTRY[canonical(name)]
+
+
+def register(new: Entry) -> None:
+    """Add a node. One of the user's own may be registered again, one of ours may not be replaced.
+
+    Raises:
+        InputError: where the name is no name, is taken, or a layout is unknown.
+    """
+    where = f'attention("{new.name}")'
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,59}", str(new.name)):
+        raise InputError("not a name", where=where, remedy="use letters, digits, _ and -, beginning with a letter")
+    for layout in new.layouts - set(LAYOUTS):
+        near = nearest(str(layout), LAYOUTS)
+        hint = f"did you mean {either(near)}?" if near else f"layouts are {either(list(LAYOUTS))}"
+        raise InputError(f'unknown layout "{layout}"', where=where, remedy=hint)
+    for known in [known for known in REGISTRY if _plain(known) == _plain(new.name)]:
+        if REGISTRY[known].builtin:
+            raise InputError(f'the name belongs to the module "{known}"', where=where, remedy="choose another name")
+        del REGISTRY[known]
+    REGISTRY[new.name] = new
+
+
+def attention(
+    name: str,
+    *,
+    summary: str = "",
+    source: str = "",
+    options: Iterable[str] | None = None,
+    layouts: Iterable[str] = ("nchw",),
+    child: str = "",
+) -> Callable[[Builder], Builder]:
+    """Register a node of one's own, so that recipes and ``--module`` know it.
+
+    Decorates a function ``build(port: Port, **options) -> nn.Module`` or an ``nn.Module`` class whose first argument
+    is the number of channels. Without ``options`` its other parameters are the options. ``init: identity`` works for
+    every node without further ado.
+
+    Raises:
+        InputError: where the name or a layout will not do.
+    """
+
+    def add(builder: Builder) -> Builder:
+        given, defaults = _signature(builder)
+        accepted = given if options is None else frozenset(options)
+        doc = (inspect.getdoc(builder) or "").partition("\n")[0]
+        register(
+            Entry(
+                name=name,
+                summary=summary or doc,
+                source=source,
+                options=accepted - {"init", "reduce_from"},
+                layouts=frozenset(layouts),
+                factory=_factory(builder),
+                defaults={key: value for key, value in defaults.items() if key in accepted},
+                child=child,
+            )
+        )
+        return builder
+
+    return add
+
+
+def child_name(name: str) -> str:
+    """Name the node should have as a child of its host: an identifier and no keyword."""
+    found = entry(name)
+    plain = (found.child or found.name).replace("-", "_").lower()
+    return f"{plain}_attn" if keyword.iskeyword(plain) else plain
+
+
+def check_options(name: str, options: Mapping[str, Any], where: str = "") -> list[str]:
+    """Every problem of the options given to node ``name``; an empty list where there is none.
+
+    Options that bear a standard name mean the same, and are checked alike, in every node.
+    """
+    place = f"{where}: " if where else ""
+    try:
+        found = entry(name)
+    except UnknownNameError as error:
+        return [f"{place}{error}"]
+    problems = [
+        f"{where}.{key}: {text}" if where else f"{key}: {text}"
+        for key, value in options.items()
+        if (text := _problem(found, key, value))
+    ]
+    settings = {**found.defaults, **options}
+    if options.get("act_slope") is not None and settings.get("act") not in {"leaky_relu", "inherit"} and not problems:
+        problems.append(f"{place}act_slope has no meaning with act: {settings.get('act')}; set act: leaky_relu")
+    return problems
+
+
+def _problem(found: Entry, key: str, value: object) -> str | None:
+    if key not in found.accepted:
+        near = nearest(str(key), found.accepted)
+        hint = f"did you mean {either(near)}?" if near else f"options are {', '.join(sorted(found.accepted))}"
+        return f'unknown option of module "{found.name}"; {hint}'
+    if value is None and found.defaults.get(key, value) is None:
+        return None
+    rule = Choice(found.choices[key]) if key in found.choices else RULES.get(key)
+    return rule.problem(value) if rule else None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def _factory(builder: Callable[..., Any]) -> Callable[..., Any]:
+    def build(port: Port, **options: Any) -> Any:
+        return builder(port.channels, **options)
+
+    return build if inspect.isclass(builder) else builder
+
+
+def _signature(builder: Callable[..., Any]) -> tuple[frozenset[str], dict[str, Any]]:
+    parameters = list(inspect.signature(builder).parameters.values())[1:]
+    named = [p for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
+    return (
+        frozenset(p.name for p in named),
+        {p.name: p.default for p in named if p.default is not inspect.Parameter.empty},
+    )

@@ -1,0 +1,227 @@
+"""The command line: reads options, calls the package, prints. No logic of its own; torch is imported late."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sesurgery.cli import options as opt
+from sesurgery.cli.exit_codes import Guarded
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sesurgery.api import Surgery
+    from sesurgery.plans import Plan
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(cls=Guarded, add_completion=False, pretty_exceptions_enable=False, context_settings=CONTEXT)
+recipes_app = typer.Typer(context_settings=CONTEXT)
+app.add_typer(recipes_app, name="recipes")
+
+
+def main() -> None:
+    """Entry point of the ``sesurgery`` command."""
+    app(prog_name="sesurgery")
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Squeeze-and-excitation, and other surgery, at chosen places of any network."""
+    if version:
+        from sesurgery import __version__
+
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def apply(
+    model: opt.Model,
+    recipe: opt.RecipeName,
+    stages: opt.Stages = None,
+    module: opt.Module = None,
+    settings: opt.Settings = None,
+    init: opt.Init = None,
+    pretrained: opt.Pretrained = False,
+    weights: opt.Weights = None,
+    model_arg: opt.ModelArgs = None,
+    input_size: opt.InputSize = None,
+    output: opt.Output = None,
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Operate on a model: what changes, what it costs, and with -o the result as a folder."""
+    opt.check_weights(weights, pretrained)
+    opt.check_output(output, force)
+    asked = _asked(recipe, stages, module, settings, init, model_arg, input_size)
+    real = bool(output or weights or pretrained)
+    start: dict[str, Any] = {"pretrained": pretrained, "weights": weights, "device": "cpu" if real else "meta"}
+    surgery = _operate(model, recipe, output, force, **asked, **start)
+    _print_surgery(surgery, recipe, output, real, as_json)
+
+
+@app.command()
+def preview(
+    model: opt.Model,
+    recipe: opt.RecipeName,
+    stages: opt.Stages = None,
+    module: opt.Module = None,
+    settings: opt.Settings = None,
+    init: opt.Init = None,
+    model_arg: opt.ModelArgs = None,
+    input_size: opt.InputSize = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Show what apply would do, as a diff of the code and as tables; no weights, nothing written."""
+    asked = _asked(recipe, stages, module, settings, init, model_arg, input_size)
+    from sesurgery.cli.progress import progress
+
+    with progress() as step:
+        import sesurgery
+
+        plan = sesurgery.plan(model, recipe, **asked, progress=step)
+    _print_plan(plan, recipe, as_json)
+
+
+@app.command()
+def inspect(
+    model: opt.Model, model_arg: opt.ModelArgs = None, input_size: opt.InputSize = None, as_json: opt.AsJson = False
+) -> None:
+    """Look into a model: stages, blocks, merges, and what could not be traced."""
+    model_args, size = opt.parse_model_args(model_arg), opt.parse_input_size(input_size)
+    from sesurgery.cli.progress import progress
+
+    with progress() as step:
+        import sesurgery
+
+        inspection = sesurgery.inspect(model, model_args=model_args, input_size=size, progress=step)
+    if as_json:
+        from sesurgery.cli.json_output import dump, inspection_data
+
+        typer.echo(dump(inspection_data(inspection)))
+        return
+    from sesurgery.report.inspection import render_inspection
+
+    render_inspection(_console(), inspection)
+
+
+@app.command()
+def revert(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What apply -o wrote.", show_default=False)],
+    output: opt.RevertOutput,
+) -> None:
+    """Undo a saved operation: the original model, with the weights it has in FOLDER."""
+    opt.check_output(output, force=False)
+    from sesurgery.cli.progress import progress
+
+    with progress() as step:
+        step("reverting", 0, 0)
+        import sesurgery
+
+        sesurgery.revert_folder(folder, output)
+    typer.echo(f"the model without the operation is in {output}")
+
+
+@recipes_app.callback(invoke_without_command=True)
+def recipes(context: typer.Context) -> None:
+    """List, show and check recipes."""
+    if context.invoked_subcommand is None:
+        list_()
+
+
+@recipes_app.command("list")
+def list_() -> None:
+    """Every recipe that comes with the package."""
+    from sesurgery.recipe.recipe import list_recipes
+    from sesurgery.report.recipes import render_recipes
+
+    render_recipes(_console(), list_recipes())
+
+
+@recipes_app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A recipe of the list, or a file.", show_default=False)],
+) -> None:
+    """One recipe: its text, and what it means."""
+    from sesurgery.recipe.recipe import load_recipe, recipe_text
+    from sesurgery.report.recipes import render_recipe
+
+    render_recipe(_console(), load_recipe(name), recipe_text(name))
+
+
+@recipes_app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recipe of your own.", show_default=False)],
+) -> None:
+    """Find every mistake in a recipe file."""
+    from sesurgery.recipe.recipe import check_file
+    from sesurgery.report.layout import plural
+
+    typer.echo(f"{file}: a recipe of {plural(len(check_file(file).rules), 'rule')}, no mistakes")
+
+
+def _asked(
+    recipe: str,
+    stages: str | None,
+    module: str | None,
+    settings: list[str] | None,
+    init: str | None,
+    model_arg: list[str] | None,
+    input_size: str | None,
+) -> dict[str, Any]:
+    """Keyword arguments of plan and apply; whatever can be wrong without a model is found here."""
+    options = opt.parse_options(settings, init)
+    model_args = opt.parse_model_args(model_arg)
+    size = opt.parse_input_size(input_size)
+    from sesurgery.recipe.recipe import load_recipe, override
+
+    override(load_recipe(recipe), stages=stages, module=module, options=options)
+    return {"stages": stages, "module": module, "input_size": size, "model_args": model_args, **options}
+
+
+def _operate(model: str, recipe: str, output: Path | None, force: bool, **asked: Any) -> Surgery:
+    from sesurgery.cli.progress import progress
+
+    with progress() as step:
+        import sesurgery
+
+        surgery = sesurgery.apply(model, recipe, **asked, progress=step)
+        if output is not None:
+            step("saving", 0, 0)
+            sesurgery.save(surgery, output, overwrite=force)
+    return surgery
+
+
+def _print_plan(plan: Plan, recipe: str, as_json: bool) -> None:
+    if as_json:
+        from sesurgery.cli.json_output import dump, plan_data
+
+        typer.echo(dump(plan_data(plan, recipe, diffs=True)))
+        return
+    from sesurgery.report.plan import render_report
+
+    render_report(_console(), plan, code=True)
+
+
+def _print_surgery(surgery: Surgery, recipe: str, output: Path | None, real: bool, as_json: bool) -> None:
+    if as_json:
+        from sesurgery.cli.json_output import dump, surgery_data
+
+        typer.echo(dump(surgery_data(surgery, recipe, output)))
+        return
+    from sesurgery.report.plan import render_surgery
+
+    render_surgery(_console(), surgery, output=output, real=real)
+
+
+def _console() -> Console:
+    from sesurgery.report.plan import make_console
+
+    return make_console()

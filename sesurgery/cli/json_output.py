@@ -1,0 +1,69 @@
+"""What ``--json`` prints, as plain data. Keys are a contract: add, never rename."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sesurgery.plans import Cost, Edit, Inspection, Plan
+
+if TYPE_CHECKING:
+    from sesurgery.api import Surgery
+
+EDIT_KEYS = ("action", "path", "at", "stage", "block", "channels", "module", "params", "macs", "notes")
+
+
+def dump(data: dict[str, Any]) -> str:
+    """JSON text in ASCII, so that no encoding can spoil it."""
+    return json.dumps(data, indent=2)
+
+
+def plan_data(plan: Plan, recipe: str, *, diffs: bool = False) -> dict[str, Any]:
+    """A plan as data; ``recipe`` is what was asked for, ``diffs`` the rewritten forwards."""
+    data: dict[str, Any] = {
+        "model": plan.model,
+        "recipe": recipe,
+        "edits": [_edit(edit) for edit in plan.edits],
+        "skipped": [{"path": skip.path, "reason": skip.reason, "at": skip.at} for skip in plan.skipped],
+        "before": _cost(plan.before),
+        "after": _cost(plan.after),
+    }
+    if diffs:
+        data["diffs"] = [
+            {"paths": diff.paths, "class": diff.cls, "before": diff.before, "after": diff.after} for diff in plan.diffs
+        ]
+    return data
+
+
+def surgery_data(surgery: Surgery, recipe: str, output: Path | None) -> dict[str, Any]:
+    """A plan as performed, with ``notes``, ``drift`` (None where no weights were run) and ``output``."""
+    return {
+        **plan_data(surgery.plan, recipe),
+        "before": _cost(surgery.before),
+        "after": _cost(surgery.after),
+        "notes": list(surgery.notes),
+        "drift": surgery.drift,
+        "output": None if output is None else str(output),
+    }
+
+
+def inspection_data(inspection: Inspection) -> dict[str, Any]:
+    """``model``, ``stages``, ``merges``, ``untraced`` and how many modules were ``traced``."""
+    untraced = [{"path": item.path, "class": item.cls, "reason": item.reason} for item in inspection.untraced]
+    return {
+        "model": inspection.model,
+        "stages": [dataclasses.asdict(stage) for stage in inspection.stages],
+        "merges": [dataclasses.asdict(merge) for merge in inspection.merges],
+        "untraced": untraced,
+        "traced": inspection.traced,
+    }
+
+
+def _edit(edit: Edit) -> dict[str, Any]:
+    return {key: getattr(edit, key) for key in EDIT_KEYS}
+
+
+def _cost(cost: Cost | None) -> dict[str, int] | None:
+    return None if cost is None else {"params": cost.params, "macs": cost.macs, "flops": cost.flops}

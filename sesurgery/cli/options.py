@@ -1,0 +1,165 @@
+"""Options of the commands: their help, and the checks that need neither torch nor a model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sesurgery.artifact.names import is_ours
+from sesurgery.errors import ArtifactError, InputError, WeightsError
+
+MODEL_HELP = "resnet50, timm:NAME, torchvision:NAME, path/net.py:factory or package.module:factory."
+STAGES_HELP = (
+    "4, 1,3, 2-4, -1, last, last2 or all, counted from 1 after the stem (ResNet's layer1 is 1). "
+    "The SENet paper counts convN_x: its SE_Stage_4 is stage 3 here. `sesurgery inspect` lists them."
+)
+RESERVED = {
+    "model": "it is the first argument",
+    "recipe": "use --recipe",
+    "stages": "use --stages",
+    "module": "use --module",
+    "weights": "use --weights",
+    "pretrained": "use --pretrained",
+    "input_size": "use --input-size",
+    "model_args": "use --model-arg",
+    "inplace": "the command always works on a model of its own",
+    "example_input": "use --input-size",
+    "device": "the command chooses it",
+    "progress": "it shows whenever stderr is a terminal",
+}
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="`sesurgery recipes` lists the names.")
+]
+Stages = Annotated[str | None, typer.Option("--stages", "-s", metavar="S", help=STAGES_HELP, show_default=False)]
+Module = Annotated[
+    str | None,
+    typer.Option("--module", "-m", metavar="NAME", help="Another node in place of the recipe's, such as eca."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override an option of the node, such as reduction=8. Repeatable."),
+]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        metavar="paper|identity",
+        help="identity: the output stays bit for bit what it was. paper: gates start at about 0.5.",
+    ),
+]
+ModelArgs = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", metavar="KEY=VALUE", help="Passed to the model's factory. Repeatable."),
+]
+InputSize = Annotated[
+    str | None,
+    typer.Option("--input-size", metavar="C,H,W", help="Shape of one sample, such as 3,224,224, or just 224."),
+]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Start from the library's pretrained weights.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="Start from a checkpoint: .safetensors, .pth or .pt."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FOLDER", help="Save the operated model there; nothing is written without."),
+]
+RevertOutput = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the original goes.", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an artefact that is already in FOLDER.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
+
+
+def parse_pairs(option: str, pairs: list[str] | None) -> dict[str, Any]:
+    """``["reduction=8"]`` as ``{"reduction": 8}``; where a key comes twice the last one counts."""
+    from sesurgery.recipe.recipe import parse_setting
+
+    parsed: dict[str, Any] = {}
+    for pair in pairs or ():
+        try:
+            key, value = parse_setting(pair)
+        except InputError as error:
+            raise InputError(error.what, where=error.where or option, remedy=error.remedy) from None
+        parsed[key] = value
+    return parsed
+
+
+def parse_model_args(pairs: list[str] | None) -> dict[str, Any]:
+    """Arguments of the model's factory; weights are asked for by an option of their own."""
+    arguments = parse_pairs("--model-arg", pairs)
+    for key in ("pretrained", "weights"):
+        if key in arguments:
+            raise InputError(f'"{key}" is not passed on', where="--model-arg", remedy="use --pretrained or --weights")
+    return arguments
+
+
+def parse_options(settings: list[str] | None, init: str | None) -> dict[str, Any]:
+    """Node options of ``--set`` and ``--init``; refuses what has an option of its own."""
+    options = parse_pairs("--set", settings)
+    for key in options:
+        if key in RESERVED:
+            raise InputError(f'"{key}" is no option of a node', where=f"--set {key}=", remedy=RESERVED[key])
+    if init is not None and options.get("init", init) != init:
+        raise InputError(f"--init {init} and --set init={options['init']} contradict each other", remedy="give one")
+    return options if init is None else {**options, "init": init}
+
+
+def parse_input_size(text: str | None) -> tuple[int, ...] | None:
+    """``"3,224,224"`` as ``(3, 224, 224)``, ``"224"`` as ``(3, 224, 224)``, ``"192,256"`` as ``(3, 192, 256)``."""
+    if text is None:
+        return None
+    words = text.replace("x", ",").split(",")
+    if not all(word.strip().isascii() and word.strip().isdigit() and 0 < int(word) < 1 << 20 for word in words):
+        raise InputError(f'"{text}" is no input size', where="--input-size", remedy="write C,H,W such as 3,224,224")
+    size = tuple(int(word) for word in words)
+    if len(size) == 1:
+        return (3, *size, *size)
+    return size if len(size) > 2 else (3, *size)
+
+
+def check_weights(weights: Path | None, pretrained: bool) -> None:
+    """Raise unless ``weights`` is a file that can be read and no second source of weights is asked for."""
+    if weights is None:
+        return
+    if pretrained:
+        raise InputError("--pretrained and --weights exclude each other", remedy="give one of them")
+    if not weights.exists():
+        raise WeightsError("no such file", where=f"--weights {weights}", remedy=_neighbours(weights))
+    if not weights.is_file():
+        raise WeightsError("not a file", where=f"--weights {weights}", remedy="give a .safetensors, .pth or .pt file")
+    if not os.access(weights, os.R_OK):
+        raise WeightsError("may not be read", where=f"--weights {weights}", remedy="check its permissions")
+
+
+def check_output(folder: Path | None, force: bool) -> None:
+    """Raise where ``folder`` cannot take an artefact, before any work is done for it."""
+    if folder is None:
+        return
+    where = f"-o {folder}"
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError("is a file", where=where, remedy="name a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not is_ours(folder):
+            raise ArtifactError("the folder holds other files", where=where, remedy="name a new or empty folder")
+        if not force:
+            raise ArtifactError("an artefact is there already", where=where, remedy="--force replaces it")
+    parent = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not parent.is_dir():
+        raise ArtifactError(f"{parent} is a file", where=where, remedy="name a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ArtifactError(f"{parent} may not be written to", where=where, remedy="choose a folder that is yours")
+
+
+def _neighbours(weights: Path) -> str:
+    from sesurgery.errors import either, nearest
+
+    if not weights.parent.is_dir():
+        return f"the folder {weights.parent} does not exist either"
+    near = nearest(weights.name, (path.name for path in weights.parent.iterdir() if path.is_file()))
+    return f"did you mean {either(near)}?" if near else "check the path"

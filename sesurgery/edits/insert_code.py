@@ -1,0 +1,122 @@
+"""From planned insertions to the code of their hosts: new forwards, and the lines that change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from sesurgery.anatomy.anatomy import Anatomy
+from sesurgery.anatomy.dataflow import Flow
+from sesurgery.anatomy.merges import merges_of
+from sesurgery.edits.kinds import phrase
+from sesurgery.errors import StalePlanError, Unfit
+from sesurgery.operating.actions import SetForward
+from sesurgery.operating.operated_class import Code
+from sesurgery.placement.placements import sites
+from sesurgery.placement.sites import Site
+from sesurgery.placement.sockets import filled
+from sesurgery.plans import Diff, Edit
+from sesurgery.rewriting.graph_edits import Cut, cut_graph
+from sesurgery.rewriting.new_forward import new_forward
+from sesurgery.tracing.fingerprint import code_text, forward_text
+from sesurgery.tracing.survey import Survey
+from sesurgery.tracing.trace import Trace, trace
+
+
+def forward_action(
+    anatomy: Anatomy, host: nn.Module, edits: Sequence[Edit], cache: dict[Any, Code]
+) -> SetForward | None:
+    behind = [edit for edit in edits if edit.means == "behind"]
+    rewritten = [edit for edit in edits if edit.means == "graph"]
+    path = anatomy.survey.paths[host]
+    if behind:
+        return SetForward(path, behind_code(host, [name_of(edit) for edit in behind]))
+    if not rewritten:
+        return None
+    traced = anatomy.survey.trace(host)
+    frame = anatomy.survey.frame(host)
+    if not isinstance(traced, Trace) or frame is None:
+        raise StalePlanError("its forward can no longer be traced", where=path, remedy="plan again on this model")
+    cuts = [_cut(edit) for edit in rewritten]
+    # A None that the same operation fills must be called by the new forward too.
+    filling = [name_of(edit) for edit in edits if edit.means == "socket"]
+    sockets = tuple(name for name in filling if host._modules.get(name) is None)
+    key = (id(traced), tuple(cuts), tuple(edit.at for edit in rewritten), sockets)
+    if key not in cache:
+        try:
+            with filled(host, sockets):
+                base = trace(frame) if sockets else traced
+                if not isinstance(base, Trace):
+                    raise Unfit(base.reason)
+                cache[key] = new_forward(frame, base, cuts, lambda other: _recut(anatomy, host, other, rewritten))
+        except KeyError as missing:
+            raise StalePlanError(f"its forward has no {missing}", where=path, remedy="plan again") from None
+    return SetForward(path, cache[key])
+
+
+def name_of(edit: Edit) -> str:
+    """The attribute of an edit's node. It becomes part of a generated forward, so it must be a plain name."""
+    name = edit.path.rpartition(".")[2]
+    if not (name.isidentifier() or name.isdigit()):
+        raise StalePlanError(f"{name!r} is no name of an attribute", where=edit.host, remedy="plan again")
+    return name
+
+
+def _cut(edit: Edit) -> Cut:
+    return Cut(name_of(edit), edit.site["value"], tuple(edit.site["users"]))
+
+
+def _recut(anatomy: Anatomy, host: nn.Module, traced: Trace, edits: Sequence[Edit]) -> list[Cut]:
+    """The same sites in another trace of the host."""
+    flow = Flow.of(traced.graph)
+    survey = replace(anatomy.survey, _traces={**anatomy.survey._traces, host: traced})
+    merges = {**anatomy.merges, host: merges_of(host, traced, flow, anatomy.attention)}
+    other = replace(anatomy, survey=survey, merges=merges, flows={**anatomy.flows, host: flow})
+    cuts = []
+    for edit in edits:
+        found = [site for site in sites(other, phrase(edit)) if isinstance(site, Site) and site.host is host]
+        before = [site for site in sites(anatomy, phrase(edit)) if isinstance(site, Site) and site.host is host]
+        if len(found) != len(before):
+            raise Unfit("its forward takes another way while training, and the site is not there")
+        site = found[edit.site["ordinal"]]
+        cuts.append(Cut(name_of(edit), site.value.name, tuple(user.name for user in site.users)))
+    return cuts
+
+
+def behind_code(host: nn.Module, names: Sequence[str]) -> Code:
+    """A forward that calls the one before it (the class's own, or an earlier operation's) and then the nodes."""
+    earlier = getattr(type(host), "_sesurgery_code", None)
+    lines: list[str] = []
+    call = "base.forward"
+    if earlier is not None:
+        call = f"forward_{len(earlier.source)}"
+        lines += [re.sub(r"^def forward\(", f"def {call}(", earlier.source, flags=re.MULTILINE), ""]
+    lines += ["def forward(self, *args, **kwargs):", f"    output = {call}(self, *args, **kwargs)"]
+    lines += [f"    output = self.{name}(output)" for name in names]
+    return Code("\n".join([*lines, "    return output"]) + "\n", dict(earlier.names) if earlier is not None else {})
+
+
+def diff_of(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> Diff:
+    path = survey.paths[host]
+    kind = type(host).__name__
+    if any(edit.means == "behind" for edit in edits):
+        after = behind_code(host, [name_of(edit) for edit in edits])
+        return Diff((path,), kind, f"# {kind}.forward, unchanged", f"# {kind}.forward, then\n{after.source.rstrip()}")
+    traced = survey.trace(host)
+    if not isinstance(traced, Trace):
+        return Diff((path,), kind, "", "")
+    cuts = [_cut(edit) for edit in edits if edit.means != "child"]
+    before = forward_text(survey, host)
+    key = ("diff", before, tuple(cuts))
+    if key not in survey.memo:
+        survey.memo[key] = code_text(cut_graph(traced.graph, cuts))
+    after = survey.memo[key]
+    for edit in edits:
+        if edit.means == "child":
+            before += f"\n# self.{name_of(edit)} is a {type(host.get_submodule(name_of(edit))).__name__}"
+            after += f"\n# self.{name_of(edit)} is {edit.module}"
+    return Diff((path,), kind, before, after)

@@ -1,0 +1,134 @@
+"""Attention that is there already: modules that gate what they are given, and gates written out in a host's forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Graph, Node
+from torch.fx.node import map_arg
+
+from sesurgery.anatomy.anatomy import Anatomy
+from sesurgery.anatomy.dataflow import Flow, weight_layers
+from sesurgery.anatomy.merges import Merge, gates_of
+from sesurgery.errors import StalePlanError, Unfit
+from sesurgery.operating.actions import Action, SetChild, SetForward
+from sesurgery.operating.operated_class import Code
+from sesurgery.plans import Diff, Edit
+from sesurgery.recording.costs import CountingMode
+from sesurgery.rewriting.graph_edits import Bypass, bypassed
+from sesurgery.rewriting.new_forward import new_forward
+from sesurgery.substitutes.registry import Make
+from sesurgery.tracing.fingerprint import code_text
+from sesurgery.tracing.trace import Trace
+
+
+@dataclass(frozen=True)
+class Stripped:
+    """A host's forward without some gates.
+
+    Attributes:
+        code: of the new forward.
+        spare: children of the host that no forward calls any more.
+        before, after: the graphs, for people.
+        macs: multiply-accumulates of what goes.
+    """
+
+    code: Code
+    spare: tuple[str, ...]
+    before: str
+    after: str
+    macs: int
+
+
+def strip_host(anatomy: Anatomy, host: nn.Module, products: Sequence[tuple[str, str | None]]) -> Stripped:
+    """Take gates out of a host's forward.
+
+    Args:
+        products: for each gate the name of its product in the graph and the child that takes its place, if one does.
+
+    Raises:
+        Unfit: the gate changes the shape, or a way through the forward (while training) that lacks it.
+    """
+    survey = anatomy.survey
+    traced, frame = survey.trace(host), survey.frame(host)
+    gates = _gates(anatomy, host)
+    if not isinstance(traced, Trace) or frame is None or any(name not in gates for name, _ in products):
+        raise Unfit("its gate can no longer be found in its forward")
+    if "forward" in host.__dict__:
+        raise Unfit("its forward was set on the instance, and a new one of the class would not be called")
+    order = list(gates)
+    bypasses = [_bypass(gates[product], name) for product, name in products]
+    kept: set[str] = set()
+
+    def change(graph: Graph, changes: Sequence[Any]) -> Graph:
+        made = bypassed(graph, changes)
+        kept.update(str(node.target) for node in made.nodes if node.op == "call_module")
+        return made
+
+    def again(other: Trace) -> list[Bypass]:
+        found = gates_of(host, other, Flow.of(other.graph))
+        if len(found) != len(order):
+            raise Unfit("its forward takes another way while training, and the gate is not there")
+        return [_bypass(found[order.index(product)], name) for product, name in products]
+
+    code = new_forward(frame, traced, bypasses, again, change)
+    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    after = bypassed(traced.graph, bypasses)
+    gone = [node for node in traced.graph.nodes if node.name not in {left.name for left in after.nodes}]
+    return Stripped(code, tuple(sorted(called - kept)), code_text(traced.graph), code_text(after), _macs(host, gone))
+
+
+def _gates(anatomy: Anatomy, host: nn.Module) -> dict[str, Merge]:
+    return {merge.node.name: merge for merge in anatomy.merges.get(host, ()) if merge.kind == "gate"}
+
+
+def _bypass(gate: Merge, name: str | None) -> Bypass:
+    gated = gate.identity
+    if gated is None or gated.meta["val"].shape != gate.node.meta["val"].shape:
+        raise Unfit("its product has another shape than what it gates")
+    return Bypass(gate.node.name, gated.name, name)
+
+
+def _macs(host: nn.Module, nodes: Sequence[Node]) -> int:
+    """What the nodes cost, run once more."""
+    with torch.no_grad(), torch.device("meta"), CountingMode() as mode:
+        for node in nodes:
+            if not (node.op == "call_module" or weight_layers(node, host.get_submodule)):
+                continue
+            args = map_arg(node.args, lambda source: source.meta["val"])
+            kwargs = map_arg(node.kwargs, lambda source: source.meta["val"])
+            if node.op == "call_module":
+                host.get_submodule(str(node.target))(*args, **kwargs)
+            elif node.op == "call_function":
+                node.target(*args, **kwargs)  # type: ignore[operator]
+    return mode.macs
+
+
+def realise_host(anatomy: Anatomy, host_path: str, edits: Sequence[Edit]) -> tuple[list[Action], Diff]:
+    """The actions that take the gates of one host out (or put nodes in their place). Raises ``StalePlanError``."""
+    host = anatomy.survey.module(host_path)
+    products = [(str(edit.site["product"]), edit.site["child"]) for edit in edits]
+    try:
+        stripped = strip_host(anatomy, host, products)
+    except Unfit as reason:
+        raise StalePlanError(str(reason), where=host_path, remedy="plan again on this model") from None
+    actions: list[Action] = [
+        SetChild(host_path, str(edit.site["child"]), Make("node", edit.options, edit.path), node=True)
+        for edit in edits
+        if edit.site["child"] is not None
+    ]
+    prefix = f"{host_path}." if host_path else ""
+    for name in stripped.spare:
+        holder, _, child = f"{prefix}{name}".rpartition(".")
+        actions.append(SetChild(holder, child, Make("identity", {})))
+    actions.append(SetForward(host_path, stripped.code))
+    return actions, Diff((host_path,), type(host).__name__, stripped.before, stripped.after)
+
+
+def gate_edit_site(gate: Merge, child: str | None) -> dict[str, Any]:
+    """Where a written gate lies, as data."""
+    return {"product": gate.node.name, "child": child}

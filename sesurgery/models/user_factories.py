@@ -1,0 +1,191 @@
+"""A user's own factory: ``path/net.py:factory`` or ``package.module:factory``, imported and called."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from sesurgery.errors import InputError, ModelError, UnknownNameError, either, nearest
+
+# What somebody else's code may raise; SystemExit too, since a script that is imported may end itself.
+FOREIGN = (Exception, SystemExit)
+
+
+def reason(error: BaseException) -> str:
+    """The class and the first line of an error, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0].rstrip(".") if lines else ""
+    text = text if len(text) <= 300 else text[:297] + "..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@dataclass(frozen=True)
+class Factory:
+    """A factory that has been imported and whose arguments fit.
+
+    Attributes:
+        where: its reference, for messages.
+        folder: the folder beside which its imports are found.
+        file: the source file of its module, for line numbers.
+    """
+
+    call: Callable[..., object]
+    where: str
+    folder: Path
+    file: str | None
+    args: Mapping[str, Any]
+
+    def build(self) -> nn.Module:
+        """Call it. Raises what the user's code raises, and ``ModelError`` where it returns no ``nn.Module``."""
+        with _importable(self.folder):
+            model = self.call(**self.args)
+        if not isinstance(model, nn.Module):
+            what = f"the factory returned {type(model).__name__}, not an nn.Module"
+            raise ModelError(what, where=self.where, remedy="a factory returns the model itself")
+        return model
+
+    def explain(self, error: BaseException) -> ModelError:
+        """What the user's code raised, in one line."""
+        return ModelError(f"the factory failed with {_placed(error, self.file)}", where=self.where)
+
+
+def from_file(file: str, name: str, args: Mapping[str, Any]) -> Factory:
+    """Import the Python file ``file`` and find the factory ``name`` in it."""
+    path = _existing(file)
+    with _importable(path.parent):
+        module = _load_file(path, file)
+    return _factory(module, name, file, path.parent, str(path), args)
+
+
+def from_module(module: str, name: str, args: Mapping[str, Any]) -> Factory:
+    """Import ``module`` (the working folder counts too) and find the factory ``name`` in it."""
+    folder = Path.cwd()
+    with _importable(folder):
+        loaded = _load_module(module)
+    return _factory(loaded, name, module, folder, getattr(loaded, "__file__", None), args)
+
+
+def _factory(
+    module: ModuleType, name: str, place: str, folder: Path, file: str | None, args: Mapping[str, Any]
+) -> Factory:
+    call, where = _find(module, name, place), f"{place}:{name}"
+    _check_args(call, where, args)
+    return Factory(call, where, folder, file, args)
+
+
+def _existing(file: str) -> Path:
+    path = Path(file).expanduser()
+    if path.is_dir():
+        raise ModelError("is a folder, not a Python file", where=file, remedy="name the file: path/net.py:factory")
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        near = nearest(path.name, siblings)
+        remedy = f"did you mean {either(near)}?" if near else "check the path; a factory is named path/net.py:factory"
+        raise ModelError("no such file", where=file, remedy=remedy)
+    return path.resolve()
+
+
+def _load_file(path: Path, where: str) -> ModuleType:
+    """Import a file under a name made from its path and text: the same file gives the same classes, for pickle."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot be read: {reason(error)}", where=where) from error
+    name = f"sesurgery_file_{path.stem}_{hashlib.sha256(bytes(path) + text).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ModelError("is no Python file", where=where, remedy="name a file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except FOREIGN as error:
+        del sys.modules[name]
+        raise ModelError(f"importing it failed with {_placed(error, str(path))}", where=where) from error
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _load_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            remedy = "install it, or run from the folder that holds it"
+            raise ModelError(f'no module named "{error.name}"', where=name, remedy=remedy) from error
+        raise ModelError(f"importing it failed with {reason(error)}", where=name) from error
+    except FOREIGN as error:
+        raise ModelError(f"importing it failed with {reason(error)}", where=name) from error
+
+
+def _find(module: ModuleType, name: str, where: str) -> Callable[..., object]:
+    found: object = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+            near = nearest(name, known)
+            own = [key for key in known if getattr(getattr(module, key), "__module__", "") == module.__name__]
+            listed = f"it holds {either(own[:5])}" if own else "it holds no function or class"
+            raise ModelError(
+                f'has no "{name}"', where=where, remedy=f"did you mean {either(near)}?" if near else listed
+            )
+        found = getattr(found, part)
+    if isinstance(found, nn.Module):
+        remedy = "name a function or class that returns it"
+        raise ModelError(f'"{name}" is a module that exists already, not a factory', where=where, remedy=remedy)
+    if not callable(found):
+        remedy = "name a function or class that returns an nn.Module"
+        raise ModelError(f'"{name}" is not callable but {type(found).__name__}', where=where, remedy=remedy)
+    return found
+
+
+def _check_args(factory: Callable[..., object], where: str, args: Mapping[str, Any]) -> None:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return
+    kinds = inspect.Parameter
+    named = [n for n, p in parameters.items() if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
+    if not any(p.kind is kinds.VAR_KEYWORD for p in parameters.values()):
+        for name in args:
+            if name not in named:
+                remedy = f"it takes {either(named)}" if named else "it takes no arguments"
+                raise UnknownNameError("model argument", name, named, where=where, remedy=remedy)
+    missing = [n for n in named if parameters[n].default is kinds.empty and n not in args]
+    if missing:
+        remedy = "give it with " + " ".join(f"--model-arg {name}=VALUE" for name in missing)
+        raise InputError(f"the factory needs {', '.join(missing)}", where=where, remedy=remedy)
+
+
+def _placed(error: BaseException, file: str | None) -> str:
+    """``reason(error)`` with the last line of ``file`` that led to it."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{reason(error)} (line {lines[-1]})" if lines else reason(error)
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let what lies beside the user's file be imported, as Python does for a script."""
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(entry)

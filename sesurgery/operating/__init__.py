@@ -1,0 +1,1 @@
+"""Performing and undoing: the only wing that changes a model."""

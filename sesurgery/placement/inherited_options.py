@@ -1,0 +1,56 @@
+"""Options of a node that only the place it is put into can answer: ``reduce_from`` and ``act: inherit``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from sesurgery import attention
+from sesurgery.anatomy.anatomy import Anatomy
+from sesurgery.anatomy.layer_kinds import is_activation_layer
+from sesurgery.errors import Unfit
+from sesurgery.recording.channel_axes import channel_axis
+from sesurgery.recording.nested import tensors_in
+from sesurgery.tracing.survey import Survey
+
+
+def resolve(
+    anatomy: Anatomy, module: str, options: Mapping[str, Any], host: nn.Module, port: attention.Port
+) -> dict[str, Any]:
+    """The options of a node with ``reduce_from`` and ``act: inherit`` answered by the block it is put into."""
+    settled = dict(options)
+    source = settled.pop("reduce_from", "site")
+    block = anatomy.block_of(anatomy.survey.paths[host])
+    holder = block if block is not None else host
+    if source == "block input" and settled.get("rd_channels") is None:
+        channels = _input_channels(anatomy.survey, holder)
+        if channels is None:
+            raise Unfit("the channels of the block's input cannot be derived")
+        width = attention.reduced_channels(module, channels, options)
+        if width is not None:
+            settled["rd_channels"] = width
+    if settled.get("act") == "inherit":
+        settled.update(_activation_of(holder))
+    return settled
+
+
+def _input_channels(survey: Survey, block: nn.Module) -> int | None:
+    frame = survey.frame(block)
+    for tensor in [] if frame is None else tensors_in((frame.args, frame.kwargs)):
+        axis = channel_axis(tensor)
+        if axis is not None:
+            return tensor.shape[axis]
+    return None
+
+
+def _activation_of(block: nn.Module) -> dict[str, Any]:
+    """Name (and slope) of the first activation of a block, as timm's registry knows it."""
+    for module in block.modules():
+        if is_activation_layer(module):
+            name = attention.activation_name(module)
+            if name is not None:
+                slope = getattr(module, "negative_slope", None)
+                return {"act": name, **({"act_slope": slope} if name == "leaky_relu" and slope != 0.01 else {})}
+    raise Unfit("the block has no activation to inherit; name one: act: relu")

@@ -1,0 +1,266 @@
+"""Where a phrase of ``at:`` points to in a model: sites.
+
+A placement is a function from an anatomy to sites, found through the registry:
+
+    @placement("before residual add")
+    def before_residual_add(anatomy, at): yield Site(...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import nn
+
+from sesurgery.anatomy.anatomy import Anatomy, resolution
+from sesurgery.anatomy.dataflow import carries, sources, weight_layers
+from sesurgery.anatomy.layer_kinds import activates, drops, is_conv, is_depthwise, is_pointwise, is_spatial, pools
+from sesurgery.anatomy.merges import Merge
+from sesurgery.errors import UnknownNameError
+from sesurgery.placement.sites import (
+    TO_ONE_PLACE,
+    Site,
+    behind_conv,
+    branch_end,
+    chosen,
+    convs_of,
+    follow,
+    output_site,
+    place_in,
+    within,
+    wrapping,
+)
+from sesurgery.plans import Skip
+from sesurgery.recipe.phrases import At, register_phrase
+from sesurgery.recording.channel_axes import channel_axis
+
+Found = Iterable[Site | Skip]
+Placement = Callable[[Anatomy, At], Found]
+PLACEMENTS: dict[str, Placement] = {}
+
+
+def placement(phrase: str, *, ordinal: bool = False, summary: str = "") -> Callable[[Placement], Placement]:
+    """Register a placement under its phrase. ``ordinal`` says whether "first", "last", "2" may go with it."""
+
+    def register(function: Placement) -> Placement:
+        register_phrase(phrase, ordinal=ordinal, summary=summary)
+        PLACEMENTS[phrase] = function
+        return function
+
+    return register
+
+
+def _known(phrase: str) -> Callable[[Placement], Placement]:
+    def register(function: Placement) -> Placement:
+        PLACEMENTS[phrase] = function
+        return function
+
+    return register
+
+
+def sites(anatomy: Anatomy, at: At) -> Iterator[Site | Skip]:
+    """Every site that a phrase names, and the places that come near but will not do, with the reason."""
+    place = PLACEMENTS.get(at.name)
+    if place is None:
+        raise UnknownNameError("placement", at.name, PLACEMENTS, where="at")
+    yield from place(anatomy, at)
+
+
+def _merges(anatomy: Anatomy, op: str) -> Iterator[tuple[nn.Module, Merge]]:
+    attention = anatomy.attention
+    for host, merges in anatomy.merges.items():
+        if within(anatomy, host, attention):
+            continue
+        for merge in merges:
+            if merge.op == op:
+                yield host, merge
+
+
+def _residual(anatomy: Anatomy) -> Iterator[Merge | Skip]:
+    for host, merge in _merges(anatomy, "add"):
+        if merge.residual and not _runs_layers(anatomy, merge):
+            why = "no layer runs on its branch (a norm or an activation that adds its own input)"
+            yield Skip(place_in(anatomy, host, merge.node), why)
+        elif merge.residual:
+            yield merge
+        elif not merge.partial:
+            why = "a sum of like branches (none is the identity)"
+            yield Skip(place_in(anatomy, host, merge.node), why)
+
+
+def _runs_layers(anatomy: Anatomy, merge: Merge) -> bool:
+    """Whether a branch calls a layer, or computes with a kernel or a matrix of the host's own."""
+    child, flow = merge.host.get_submodule, anatomy.flows[merge.host]
+    return any(
+        (node.op == "call_module" and not drops(node, child)) or weight_layers(node, child) > 0
+        for end in merge.branches
+        for node in flow.between(merge.fork, end)
+    )
+
+
+@_known("before residual add")
+def before_residual_add(anatomy: Anatomy, at: At) -> Found:
+    """The end of each residual branch: before its dropouts, LayerScale and scalar factors, which stay in place."""
+    for merge in _residual(anatomy):
+        if isinstance(merge, Skip):
+            yield merge
+            continue
+        for end in merge.branches:
+            value = branch_end(anatomy, merge, end)
+            flow = anatomy.flows[merge.host]
+            inside = {*flow.between(merge.fork, end), merge.node}
+            yield Site(merge.host, value, tuple(user for user in value.users if user in inside), "branch")
+
+
+@_known("after residual add")
+def after_residual_add(anatomy: Anatomy, at: At) -> Found:
+    """Behind the sum, and behind the activation that follows it."""
+    continued = {merge.inner for merges in anatomy.merges.values() for merge in merges}
+    for merge in _residual(anatomy):
+        if isinstance(merge, Skip):
+            yield merge
+        elif merge.node not in continued:
+            value = follow(merge.node, merge.host, activates)
+            yield Site(merge.host, value, (), "post")
+
+
+@_known("start of residual branch")
+def start_of_residual_branch(anatomy: Anatomy, at: At) -> Found:
+    """Where the residual branch leaves the identity: only the branch sees the gated activation."""
+    for merge in _residual(anatomy):
+        if isinstance(merge, Skip):
+            yield merge
+            continue
+        if merge.fork is None:
+            continue
+        flow = anatomy.flows[merge.host]
+        identity = set(flow.between(merge.fork, merge.identity)) if merge.identity is not None else set()
+        inside = {node for end in merge.branches for node in flow.between(merge.fork, end)} - identity
+        users = tuple(user for user in merge.fork.users if user in inside)
+        if users:
+            yield Site(merge.host, merge.fork, users, "pre")
+        else:
+            yield Skip(place_in(anatomy, merge.host, merge.node), "the residual branch does not begin at the fork")
+
+
+@_known("on identity branch")
+def on_identity_branch(anatomy: Anatomy, at: At) -> Found:
+    """On the identity branch, behind its projection if it has one; the residual branch does not see it."""
+    for merge in _residual(anatomy):
+        if isinstance(merge, Skip):
+            yield merge
+        elif merge.inner is None and merge.identity is not None:
+            yield Site(merge.host, merge.identity, (merge.node,), "identity")
+
+
+@_known("before concat")
+def before_concat(anatomy: Anatomy, at: At) -> Found:
+    """The end of the branch that does most of the work; of every working branch, where there are more than two."""
+    for host, merge in _merges(anatomy, "cat"):
+        flow = anatomy.flows[host]
+        work = {
+            part: sum(weight_layers(node, host.get_submodule) for node in flow.between(merge.fork, part))
+            for part in merge.branches
+            if carries(part)
+        }
+        heavy = [part for part, layers in work.items() if layers > 0]
+        if len(work) == 2 and len(set(work.values())) == 2:
+            heavy = [max(work, key=work.__getitem__)]
+        if not heavy:
+            yield Skip(place_in(anatomy, host, merge.node), "no branch before this concat has weights of its own")
+        for part in heavy:
+            yield Site(host, part, (merge.node,), "branch")
+
+
+@_known("after concat")
+def after_concat(anatomy: Anatomy, at: At) -> Found:
+    """Behind each concat of branches."""
+    for host, merge in _merges(anatomy, "cat"):
+        yield Site(host, merge.node, (), "concat")
+
+
+@_known("before pooling")
+def before_pooling(anatomy: Anatomy, at: At) -> Found:
+    """Before each pooling with a window that lies in no block: the end of a block of a plain network."""
+    if anatomy.blocks:
+        kinds = sorted({type(block).__name__ for block in anatomy.blocks})
+        yield Skip("", f"this network is built of {', '.join(kinds[:3])} blocks, not of plain runs between poolings")
+        return
+    for host, traced in anatomy.survey.chains_and_hosts():
+        for node in traced.graph.nodes:
+            if pools(node, host.get_submodule) and sources(node):
+                yield Site(host, sources(node)[0], (node,), "pool")
+
+
+@_known("after spatial conv")
+def after_spatial_conv(anatomy: Anatomy, at: At) -> Found:
+    """Behind each convolution with a kernel above 1, its norm and its activation."""
+    yield from _after_convs(anatomy, at, is_spatial)
+
+
+@_known("after depthwise conv")
+def after_depthwise_conv(anatomy: Anatomy, at: At) -> Found:
+    """Behind each depthwise convolution, its norm and its activation."""
+    yield from _after_convs(anatomy, at, is_depthwise)
+
+
+@_known("after pointwise conv")
+def after_pointwise_conv(anatomy: Anatomy, at: At) -> Found:
+    """Behind each 1x1 convolution, its norm and its activation."""
+    yield from _after_convs(anatomy, at, is_pointwise)
+
+
+@_known("after conv")
+def after_conv(anatomy: Anatomy, at: At) -> Found:
+    """Behind each convolution, or the n-th of each block, its norm and its activation."""
+    yield from _after_convs(anatomy, at, is_conv)
+
+
+@_known("end of block")
+def end_of_block(anatomy: Anatomy, at: At) -> Found:
+    """What each block returns."""
+    for block in anatomy.blocks:
+        yield output_site(anatomy, block)
+
+
+@_known("end of stage")
+def end_of_stage(anatomy: Anatomy, at: At) -> Found:
+    """What the last block of each stage returns, or the module that wraps the stage."""
+    for stage in anatomy.stages:
+        if stage.blocks:
+            yield output_site(anatomy, wrapping(anatomy, anatomy.survey.module(stage.blocks[-1]), stage.index))
+    if not anatomy.blocks:
+        yield from before_pooling(anatomy, at)
+
+
+@_known("end of backbone")
+def end_of_backbone(anatomy: Anatomy, at: At) -> Found:
+    """The last feature map of the deepest stage."""
+    last = list(anatomy.blocks)[-1:]
+    if last:
+        yield output_site(anatomy, wrapping(anatomy, last[0], None))
+        return
+    maps = [
+        module
+        for module, frame in anatomy.survey.probe.frames.items()
+        if isinstance(frame.output, torch.Tensor)
+        and (resolution(frame.output) or 0) > 1
+        and channel_axis(frame.output) is not None
+        and not list(module.children())
+        and not isinstance(module, TO_ONE_PLACE)
+    ]
+    for module in maps[-1:]:
+        yield output_site(anatomy, module)
+
+
+def _after_convs(anatomy: Anatomy, at: At, test: Callable[[nn.Module], bool]) -> Found:
+    for block, convs in convs_of(anatomy, test):
+        if block is None and anatomy.blocks:
+            continue
+        picked = chosen(convs, at.nth)
+        if not picked:
+            path = anatomy.survey.paths[block] if block is not None else ""
+            yield Skip(path, f"it has {len(convs)} such convolutions, so none is number {at.nth}")
+        for conv in picked:
+            yield behind_conv(anatomy, conv)

@@ -1,0 +1,1 @@
+"""The language of recipes: YAML becomes checked rules. Imports no torch."""

@@ -1,0 +1,296 @@
+"""What a recipe may say, as frozen pydantic models: one small class per kind of edit. No torch."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from sesurgery.attention import registry as catalogue
+from sesurgery.attention.options import ACTIVATIONS
+from sesurgery.errors import InputError, either, nearest
+from sesurgery.recipe.phrases import ORDINALS, SHIPPED, At, parse_at, phrase_names
+from sesurgery.recipe.where import Where, as_value_error, says
+
+ACTIONS = ["insert", "replace", "remove", "rewire"]
+CHANGES = ("kernel", "dilation", "activation", "norm", "module")
+NORMS = ("batch", "group", "layer", "instance")
+# Which phrases an action may name, by role.
+_ROLES: dict[str, tuple[str, ...]] = {
+    "insert": ("place",),
+    "remove": ("conv", "attention", "activation", "norm"),
+    "rewire": ("stage",),
+}
+_TARGETS = {"module": ("attention", "conv"), "activation": ("activation",), "norm": ("norm",)}
+
+
+def _identifier(value: Any) -> Any:
+    if isinstance(value, str) and not (value.isidentifier() and value.isascii() and len(value) <= 60):
+        raise ValueError(f'"{value:.60}" cannot be the name of a module; use letters, digits and _')
+    if isinstance(value, str) and (keyword.iskeyword(value) or value.startswith("__")):
+        raise ValueError(f'"{value}" is taken by Python; choose another name')
+    return value
+
+
+def _at(value: Any) -> At:
+    return value if isinstance(value, At) else parse_at(value)
+
+
+def _at_schema() -> dict[str, Any]:
+    counted = "|".join(phrase.name for phrase in SHIPPED if phrase.ordinal)
+    which = "|".join((*ORDINALS, "last", "-?[1-9][0-9]*", "[1-9][0-9]*(st|nd|rd|th)"))
+    patterns = (
+        f"^({counted}) [(]?-?[1-9][0-9]*[)]?$",
+        f"^(after )?(the )?(block's )?({which}) ((spatial|depthwise|pointwise) )?conv$",
+    )
+    spelt = [{"type": "string", "pattern": pattern} for pattern in patterns]
+    return {"description": "Where, or on what.", "anyOf": [{"enum": [phrase.name for phrase in SHIPPED]}, *spelt]}
+
+
+Phrase = Annotated[At, PlainValidator(as_value_error(_at)), PlainSerializer(str), WithJsonSchema(_at_schema())]
+NodeName = Annotated[str, BeforeValidator(_identifier)]
+Activation = Annotated[str, WithJsonSchema({"enum": list(ACTIVATIONS)})]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _WithOptions(BaseModel):
+    """Keys beyond the fields are options of the node, checked by its registry entry."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the node as the recipe gives them (``reduce_from`` and ``act: inherit`` unresolved)."""
+        return dict(self.model_extra or {})
+
+
+class Insert(_WithOptions):
+    """Put a node of the registry at the place. Other keys are the node's options: reduction, gate, act, init, ..."""
+
+    module: str = Field(description="Name of the node in the registry: se, eca, cbam, ...")
+    name: NodeName | None = Field(
+        default=None, description="Attribute name of the node in its host; chosen where left out."
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> Insert:
+        _check_node(self.module, self.options)
+        return self
+
+
+class Replace(_WithOptions):
+    """Exchange what ``at`` names: a conv's kernel or dilation, the activation, the norm, or the node itself."""
+
+    kernel: int | None = Field(default=None, strict=True, ge=1, le=63, description="New kernel size, odd.")
+    dilation: int | None = Field(default=None, strict=True, ge=1, le=32, description="New dilation.")
+    embed: bool = Field(
+        default=True, strict=True, description="Copy old weights so that the function is kept where it can be."
+    )
+    activation: Activation | None = Field(default=None, description="New activation: silu, relu, gelu, ...")
+    norm: Literal["batch", "group", "layer", "instance"] | None = Field(default=None, description="New normalisation.")
+    module: str | None = Field(
+        default=None, description="Node of the registry to put in place; other keys are its options."
+    )
+    name: NodeName | None = Field(default=None, description="Attribute name of that node; the old one where left out.")
+
+    @property
+    def target(self) -> str:
+        """What changes: ``conv`` (kernel, dilation), ``activation``, ``norm`` or ``module``."""
+        if self.module is not None:
+            return "module"
+        return "activation" if self.activation is not None else "norm" if self.norm is not None else "conv"
+
+    @model_validator(mode="after")
+    def _one_change(self) -> Replace:
+        given = [key for key in CHANGES if getattr(self, key) is not None]
+        if not given or (len(given) > 1 and set(given) != {"kernel", "dilation"}):
+            raise ValueError(f"needs one of {', '.join(CHANGES)}; {', '.join(given) or 'none'} given")
+        if self.module is not None:
+            _check_node(self.module, self.options)
+        extra = () if self.module is not None else self.options
+        problems = [(key, _unknown_key(key, Replace.model_fields)) for key in extra]
+        if self.kernel is not None and self.kernel % 2 == 0:
+            problems.append(("kernel", f"{self.kernel} is even and would shift the map; use {self.kernel + 1}"))
+        if self.activation is not None and self.activation not in ACTIVATIONS:
+            problems.append(("activation", _unknown_word(self.activation, ACTIVATIONS)))
+        if self.target != "conv" and "embed" in self.model_fields_set:
+            problems.append(("embed", "only kernel and dilation have weights to embed; leave it out"))
+        if self.module is None and self.name is not None:
+            problems.append(("name", "only a module takes a name; leave it out"))
+        _raise(problems)
+        return self
+
+
+class Remove(_Model):
+    """Take what ``at`` names out of the graph: a layer, or any gate however it is written."""
+
+    with_norm: bool = Field(default=False, strict=True, description="Take the norm that follows a conv out with it.")
+
+
+class Rewire(_Model):
+    """Give a stage another shape."""
+
+    to: Literal["csp"] = Field(description="csp: a part of the input goes through the blocks, the rest around; concat.")
+    split: float = Field(
+        default=0.5, gt=0, lt=1, description="Share of the input channels that goes through the blocks."
+    )
+    rebuild: Literal["half width", "same width"] = Field(
+        default="half width", description="Width of the blocks inside, against what they were."
+    )
+
+
+EDITS: dict[str, type[BaseModel]] = {"insert": Insert, "replace": Replace, "remove": Remove, "rewire": Rewire}
+
+
+class Rule(_Model):
+    """One sentence: do this, at that place, where these conditions hold."""
+
+    insert: Insert | None = None
+    replace: Replace | None = None
+    remove: Remove | None = None
+    rewire: Rewire | None = None
+    at: Phrase
+    where: Where = Field(default=Where(), description="Narrows the rule.")
+    if_present: Literal["refuse", "stack", "replace"] = Field(
+        default="refuse", description="What to do where attention is already at that place."
+    )
+
+    @property
+    def action(self) -> str:
+        """``insert``, ``replace``, ``remove`` or ``rewire``."""
+        return next(name for name in ACTIONS if getattr(self, name) is not None)
+
+    @property
+    def edit(self) -> Insert | Replace | Remove | Rewire:
+        """What to do, as the recipe says it."""
+        return getattr(self, self.action)
+
+    @property
+    def node(self) -> Insert | Replace | None:
+        """The edit, where it brings a node of the registry (``module``, ``name`` and ``options``)."""
+        edit = self.edit
+        return edit if isinstance(edit, (Insert, Replace)) and edit.module is not None else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_remove(cls, data: Any) -> Any:
+        # `remove:` with nothing behind it reads as a removal without options.
+        if isinstance(data, Mapping) and "remove" in data and data["remove"] is None:
+            return {**data, "remove": {}}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Rule:
+        if problem := action_problem([name for name in ACTIONS if getattr(self, name) is not None]):
+            raise ValueError(problem)
+        edit = self.edit
+        roles = _TARGETS.get(edit.target, ("conv",)) if isinstance(edit, Replace) else _ROLES[self.action]
+        if self.at.role not in roles:
+            _raise([("at", _wrong_role(self.at, self.action, roles))])
+        if isinstance(edit, Remove) and edit.with_norm and self.at.role != "conv":
+            _raise([("remove.with_norm", f'"{self.at}" has no norm of its own; leave it out')])
+        return self
+
+
+class Recipe(_Model):
+    """A named list of rules, performed in order."""
+
+    name: str = Field(min_length=1, max_length=100, description="The file's name where left out.")
+    summary: str = Field(default="", max_length=500, description="What it does, in one line.")
+    when: str = Field(default="", max_length=1000, description="When to use it.")
+    source: str = Field(default="", max_length=500, description="The paper or code it comes from.")
+    rules: tuple[Rule, ...] = Field(min_length=1, max_length=100)
+
+
+def action(name: str, roles: Iterable[str], **keys: Any) -> None:
+    """Let rules say ``name: {...}``, for an edit kind of one's own.
+
+    Args:
+        name: the ``action`` of the edit kind.
+        roles: what ``at:`` may name with it: ``place``, ``conv``, ``attention``, ``activation``, ``norm``, ``stage``.
+        **keys: what may stand in the braces, each as ``(type, default)``.
+
+    Raises:
+        InputError: the name is taken.
+    """
+    if name in Rule.model_fields:
+        raise InputError(f'the key "{name}" of a rule is already there', remedy="choose another name")
+    model = create_model(name.title(), __base__=_Model, **keys)
+    ACTIONS.append(name)
+    EDITS[name] = model
+    _ROLES[name] = tuple(roles)
+    Rule.model_fields[name] = FieldInfo(annotation=model | None, default=None)  # type: ignore[arg-type]
+    for outer in (Rule, Recipe):
+        outer.model_rebuild(force=True)
+
+
+def action_problem(given: list[str]) -> str | None:
+    """What is wrong with the actions of one rule, or None."""
+    if len(given) == 1:
+        return None
+    found = "none is there" if not given else f"{' and '.join(given)} are there; make two rules of them"
+    return f"a rule needs exactly one of {', '.join(ACTIONS)}; {found}"
+
+
+def _wrong_role(at: At, action: str, roles: tuple[str, ...]) -> str:
+    names = phrase_names(roles)
+    turned = at.name.removeprefix("after ") if at.role == "place" else f"after {at.name}"
+    hint = f"did you mean {either([str(At(turned, at.nth))])}?" if turned in names else f"it is one of {either(names)}"
+    if at.role == "place":
+        return f'"{at}" names a place, and {action} needs what to change there; {hint}'
+    wanted = "a place" if action == "insert" else "another"
+    return f'"{at}" names a part of the model, and {action} needs {wanted}; {hint}'
+
+
+def _check_node(module: str, options: Mapping[str, Any]) -> None:
+    try:
+        catalogue.entry(module)
+    except InputError as error:
+        _raise([("module", says(error))])
+    problems: list[tuple[str, str]] = []
+    for problem in catalogue.check_options(module, options):
+        key, colon, text = problem.partition(": ")
+        problems.append((key, text) if colon and key in options else ("", problem))
+    _raise(problems)
+
+
+def _raise(problems: list[tuple[str, str]]) -> None:
+    """Raise all problems at once, each at its own key (dots go deeper, an empty key stays)."""
+    details: list[InitErrorDetails] = [
+        {
+            "type": PydanticCustomError("recipe", "{text}", {"text": text}),
+            "loc": tuple(part for part in key.split(".") if part),
+            "input": None,
+        }
+        for key, text in problems
+    ]
+    if details:
+        raise ValidationError.from_exception_data("recipe", details)
+
+
+def _unknown_key(key: str, known: Mapping[str, Any]) -> str:
+    near = nearest(key, known, count=1)
+    return "unknown key; " + (f"did you mean {either(near)}?" if near else f"known keys: {', '.join(known)}")
+
+
+def _unknown_word(word: str, known: tuple[str, ...]) -> str:
+    near = nearest(word, known, count=1)
+    return f'"{word:.60}" is not known; ' + (f"did you mean {either(near)}?" if near else f"expected {either(known)}")

@@ -1,0 +1,1 @@
+"""One forward of a weightless copy, noted: calls, values, channel axes, costs."""

@@ -1,0 +1,1 @@
+"""Plans, inspections and recipes as text and pictures for people."""

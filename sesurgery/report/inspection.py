@@ -1,0 +1,86 @@
+"""The anatomy of a model as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sesurgery.plans import Inspection, MergeInfo, Stage, Untraced
+from sesurgery.report.layout import count, dots, heading, new_table, some
+
+STAGE_HINT = (
+    "The SENet paper counts stages as convN_x: its SE_Stage_4 (conv4_x) is stage 3 here. "
+    "--stages takes the numbers of this table."
+)
+
+
+def render_inspection(console: Console, inspection: Inspection) -> None:
+    """Print stages, merges and what could not be traced."""
+    traced, stages = inspection.traced, len(inspection.stages)
+    heading(
+        console,
+        f"{inspection.model}: stages {stages}, merges {len(inspection.merges)}, "
+        f"modules traced {traced} of {traced + len(inspection.untraced)}",
+    )
+    if inspection.stages:
+        console.print(stages_table(console, inspection.stages))
+        console.print(Text(STAGE_HINT, style="dim"))
+    console.print()
+    heading(console, "merges: where branches meet")
+    console.print(merges_table(console, inspection.merges) if inspection.merges else "none")
+    if inspection.untraced:
+        console.print()
+        heading(console, "not traced (no site in their own forward; their children are looked at all the same)")
+        console.print(untraced_table(console, inspection.untraced))
+
+
+def stages_table(console: Console, stages: Sequence[Stage]) -> Table:
+    """Stage, resolution and blocks, one row per stage."""
+    table = new_table(console, "stage", "reduction", "height x width", "blocks", "paths", right=(0, 1, 2, 3))
+    for stage in stages:
+        reduction = "-" if stage.reduction is None else f"{stage.reduction:g}"
+        size = "-" if stage.height is None or stage.width is None else f"{stage.height} x {stage.width}"
+        paths = _first_to_last(console, stage.blocks)
+        table.add_row(str(stage.index), reduction, size, str(len(stage.blocks)), paths)
+    return table
+
+
+def merges_table(console: Console, merges: Sequence[MergeInfo]) -> Table:
+    """Merges, alike ones of one stage in one row."""
+    table = new_table(console, "stage", "op", "kind", "channels", "count", "paths", right=(0, 3, 4))
+    alike: dict[tuple[int | None, str, str], list[MergeInfo]] = {}
+    for merge in merges:
+        alike.setdefault((merge.stage, merge.op, merge.kind), []).append(merge)
+    for (stage, op, kind), group in alike.items():
+        paths = list(dict.fromkeys(merge.path or "(model)" for merge in group))
+        where = "-" if stage is None else str(stage)
+        channels = _range(merge.channels for merge in group)
+        table.add_row(where, op, kind, channels, str(len(group)), _first_to_last(console, paths))
+    return table
+
+
+def untraced_table(console: Console, untraced: Sequence[Untraced]) -> Table:
+    """Modules whose forward could not be traced, one row per class and reason."""
+    table = new_table(console, "class", "reason", "count", "paths", right=(2,))
+    alike: dict[tuple[str, str], list[str]] = {}
+    for module in untraced:
+        alike.setdefault((module.cls, module.reason), []).append(module.path or "(model)")
+    for (cls, reason), paths in alike.items():
+        table.add_row(cls, reason, str(len(paths)), some(console, paths))
+    return table
+
+
+def _first_to_last(console: Console, paths: Sequence[str]) -> str:
+    if len(paths) <= 2:
+        return ", ".join(path or "(model)" for path in paths)
+    return f"{paths[0]} {dots(console)} {paths[-1]}"
+
+
+def _range(channels: Iterable[int | None]) -> str:
+    known = sorted({number for number in channels if number is not None})
+    if not known:
+        return "-"
+    return count(known[0]) if len(known) == 1 else f"{count(known[0])}-{count(known[-1])}"

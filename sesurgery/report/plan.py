@@ -1,0 +1,188 @@
+"""Plans and costs as text for people, through rich. Numbers are formatted here and computed elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sesurgery.plans import Cost, Diff, Edit, Plan, Skip
+from sesurgery.report.layout import count, dots, heading, make_console, new_table, percent, plural, render_svg, si, some
+
+if TYPE_CHECKING:
+    from sesurgery.api import Surgery
+
+__all__ = ["make_console", "render_report", "render_surgery", "render_svg"]
+
+FOLD_ABOVE = 12
+ROWS_PER_STAGE = 2
+WHOLE_FORWARD = 30
+
+
+def render_report(console: Console, plan: Plan, *, code: bool = False, notes: Sequence[str] = ()) -> None:
+    """Print a plan: with ``code`` the rewritten forwards, then edits, sites left alone, totals and notes."""
+    if code:
+        for diff in plan.diffs:
+            print_diff(console, diff)
+    heading(console, f"{plan.model}, recipe {recipe_name(plan)}: {_edits_summary(plan.edits)}")
+    if plan.edits:
+        console.print(edits_table(console, plan.edits))
+    if plan.skipped:
+        console.print()
+        heading(console, f"left alone: {plural(len(plan.skipped), 'site')}")
+        console.print(skipped_table(console, plan.skipped))
+    if plan.before and plan.after:
+        console.print()
+        heading(console, "cost of one forward pass of one sample")
+        console.print(totals_table(console, plan.before, plan.after))
+    print_notes(console, (*(note for edit in plan.edits for note in edit.notes), *notes))
+
+
+def render_surgery(console: Console, surgery: Surgery, *, output: Path | None = None, real: bool = True) -> None:
+    """Print what was done, how far the output moved, and how to load or undo it.
+
+    Args:
+        output: the folder it was saved in.
+        real: whether the model had weights; without, only its shapes were operated on.
+    """
+    plan = dataclasses.replace(surgery.plan, before=surgery.before, after=surgery.after)
+    render_report(console, plan, notes=surgery.notes)
+    console.print()
+    if surgery.drift is not None:
+        console.print(drift_text(surgery.drift))
+    if output is not None:
+        heading(console, f"saved in {output}")
+        console.print(f"  load it: sesurgery.load({str(output)!r})\n  undo it: sesurgery revert {output} -o FOLDER")
+    else:
+        without = "" if real else ", and no weights were needed"
+        console.print(f"nothing was written{without}; -o FOLDER saves the operated model")
+
+
+def drift_text(drift: float) -> str:
+    """One line on how far the output moved at insertion."""
+    if drift == 0:
+        return "the output is what it was before the operation"
+    return f"the output moved by {100 * drift:.3g} % at insertion; with --init identity it would not have moved"
+
+
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    """Print each different note once, with how often it was made."""
+    counted: dict[str, int] = {}
+    for note in notes:
+        counted[note] = counted.get(note, 0) + 1
+    for note, times in counted.items():
+        console.print(Text(f"note: {note}" + (f" ({times} times)" if times > 1 else ""), style="yellow"))
+
+
+def recipe_name(plan: Plan) -> str:
+    """The name of the recipe a plan was made by."""
+    return str(plan.recipe.get("name", "without a name"))
+
+
+def edits_table(console: Console, edits: Sequence[Edit]) -> Table:
+    """One row per edit; what all edits share stands in the heading instead. Long lists are folded by stage."""
+    same_kind = len({(edit.action, edit.at, edit.module) for edit in edits}) == 1
+    table = new_table(console, "path", "stage", "channels", "params", "MACs", right=(1, 2, 3, 4))
+    if not same_kind:
+        table = new_table(console, "path", "edit", "stage", "channels", "params", "MACs", right=(2, 3, 4, 5))
+    for group, hidden in _folded(edits):
+        for edit in group:
+            kind = [] if same_kind else [_kind(edit)]
+            cost = (count(edit.params, sign=True), si(edit.macs, sign=True))
+            table.add_row(edit.path or "(model)", *kind, _or_dash(edit.stage), _or_dash(edit.channels), *cost)
+        if hidden:
+            cost = (count(sum(e.params for e in hidden), sign=True), si(sum(e.macs for e in hidden), sign=True))
+            more = f"{dots(console)} {len(hidden)} more"
+            table.add_row(more, *([] if same_kind else [""]), _or_dash(hidden[0].stage), "", *cost, style="dim")
+    return table
+
+
+def skipped_table(console: Console, skipped: Sequence[Skip]) -> Table:
+    """Sites that were left alone, one row per reason."""
+    table = new_table(console, "reason", "sites", "where", right=(1,))
+    by_reason: dict[str, list[str]] = {}
+    for skip in skipped:
+        by_reason.setdefault(skip.reason, []).append(skip.path or "(model)")
+    for reason, paths in by_reason.items():
+        table.add_row(reason, str(len(paths)), some(console, paths))
+    return table
+
+
+def totals_table(console: Console, before: Cost, after: Cost) -> Table:
+    """Before, after and the difference."""
+    table = new_table(console, "", "before", "after", "difference", "", right=(1, 2, 3, 4))
+    rows = [("parameters", "params", count), ("MACs", "macs", si), ("FLOPs", "flops", si)]
+    if before.bytes or after.bytes:
+        rows.append(("activation bytes", "bytes", si))
+    for label, field, form in rows:
+        old, new = getattr(before, field), getattr(after, field)
+        table.add_row(label, form(old), form(new), form(new - old, sign=True), percent(old, new))
+    return table
+
+
+def print_diff(console: Console, diff: Diff) -> None:
+    """Print the code of a host before and after, as people read a diff."""
+    first, *others = (path or "(model)" for path in diff.paths)
+    heading(console, f"{first} ({diff.cls})")
+    colours = {"+": "green", "-": "red", "~": "dim"}
+    for sign, line in diff_lines(diff, dots(console)):
+        for row in _wrap_code(line, console.width - 2):
+            console.print(Text(f"{' ' if sign == '~' else sign} {row}", style=colours.get(sign, "")), no_wrap=True)
+    if others:
+        console.print(Text(f"{', '.join(others)}: the same", style="dim"))
+    console.print()
+
+
+def diff_lines(diff: Diff, gap: str = "...") -> Iterator[tuple[str, str]]:
+    """Pairs of sign and line: ``+``, ``-``, blank where unchanged, ``~`` for lines left out or a remark.
+
+    A short forward is shown whole, of a long one only what changes and three lines around it.
+    """
+    before, after = diff.before.splitlines(), diff.after.splitlines()
+    if before == after:
+        yield "~", "its forward stays as it is; a child changes"
+        return
+    context = max(len(before), len(after))
+    context = context if context <= WHOLE_FORWARD else 3
+    for index, line in enumerate(difflib.unified_diff(before, after, lineterm="", n=context)):
+        if index > 2 and line.startswith("@@"):
+            yield "~", gap
+        elif index > 2:
+            yield line[0], line[1:]
+
+
+def _folded(edits: Sequence[Edit]) -> Iterator[tuple[Sequence[Edit], Sequence[Edit]]]:
+    """Runs of edits of one kind in one stage: those to show, and those to fold into one line."""
+    for _, run in groupby(edits, key=lambda edit: (edit.stage, edit.action, edit.at, edit.module)):
+        group = list(run)
+        fold = len(edits) > FOLD_ABOVE and len(group) > ROWS_PER_STAGE + 1
+        cut = ROWS_PER_STAGE if fold else len(group)
+        yield group[:cut], group[cut:]
+
+
+def _edits_summary(edits: Sequence[Edit]) -> str:
+    kinds = {_kind(edit) for edit in edits}
+    amount = plural(len(edits), "edit")
+    return f"{amount}, {kinds.pop()}" if len(kinds) == 1 else amount
+
+
+def _kind(edit: Edit) -> str:
+    return " ".join(word for word in (edit.action, edit.module, edit.at) if word)
+
+
+def _or_dash(number: int | None) -> str:
+    return "-" if number is None else count(number)
+
+
+def _wrap_code(line: str, width: int) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    rows = textwrap.wrap(line, max(width, 20), subsequent_indent=indent, drop_whitespace=True, replace_whitespace=False)
+    return rows or [""]

@@ -1,0 +1,1 @@
+"""What takes the place of a layer, a block or a stage."""

@@ -1,0 +1,211 @@
+"""Another kernel or dilation for a convolution; old weights are embedded so that the function stays where it can."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sesurgery.errors import Unfit
+from sesurgery.recording.recorder import Frame
+from sesurgery.substitutes.registry import maker
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+@maker("conv")
+def _changed(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
+    assert isinstance(old, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    return changed(old, options["kernel"], options["dilation"], embed=options["embed"], pad=options["pad"])
+
+
+def changed(
+    old: Conv, kernel: Sequence[int], dilation: Sequence[int], *, embed: bool = True, pad: bool = True
+) -> nn.Module:
+    """A convolution of the same class with another kernel and dilation.
+
+    Args:
+        kernel, dilation: per axis.
+        embed: old weights go where they act on the same places; where dilation forbids that, into the middle. Else the
+            new convolution starts with fresh weights.
+        pad: the padding grows with the kernel, so that the map keeps its size; not for classes that pad by themselves.
+    """
+    weight = old._parameters.get("weight")
+    if weight is None:
+        raise Unfit("its weight is computed (weight norm or another parametrisation)")
+    if old.padding_mode != "zeros" and any(size % 2 == 0 for size in kernel):
+        raise Unfit(f"padding_mode {old.padding_mode} needs an odd kernel")
+    new = copy.deepcopy(old)
+    new.kernel_size, new.dilation = tuple(kernel), tuple(dilation)  # type: ignore[assignment]
+    if pad:
+        new.padding = _padding(old, kernel, dilation)  # type: ignore[assignment]
+    new._reversed_padding_repeated_twice = _both_sides(new)
+    fresh = torch.zeros((*weight.shape[:2], *kernel), dtype=weight.dtype, device=weight.device)
+    new.weight = nn.Parameter(fresh, requires_grad=weight.requires_grad)
+    if not embed:
+        new.reset_parameters()
+        return new
+    taps = [_taps(*sizes)[0] for sizes in zip(old.kernel_size, old.dilation, kernel, dilation, strict=True)]
+    with torch.no_grad():
+        index = (slice(None), slice(None), *torch.meshgrid(*(torch.tensor(to) for _, to in taps), indexing="ij"))
+        source = (slice(None), slice(None), *torch.meshgrid(*(torch.tensor(of) for of, _ in taps), indexing="ij"))
+        if not new.weight.is_meta:
+            new.weight[index] = weight.detach()[source]
+    return new
+
+
+def embeds_exactly(old: Conv, kernel: Sequence[int], dilation: Sequence[int]) -> bool:
+    """Whether every old weight finds a place that looks at the same input."""
+    return all(_taps(*sizes)[1] for sizes in zip(old.kernel_size, old.dilation, kernel, dilation, strict=True))
+
+
+def _taps(old: int, old_dilation: int, new: int, new_dilation: int) -> tuple[tuple[list[int], list[int]], bool]:
+    """Which old weights go to which new places along one axis, and whether that keeps the function."""
+    offsets = [(index - (old - 1) // 2) * old_dilation for index in range(old)]
+    exact = [offset // new_dilation + (new - 1) // 2 for offset in offsets if offset % new_dilation == 0]
+    if len(exact) == old and all(0 <= place < new for place in exact):
+        return (list(range(old)), exact), True
+    shift = (new - old) // 2
+    kept = [index for index in range(old) if 0 <= index + shift < new]
+    return (kept, [index + shift for index in kept]), False
+
+
+def _padding(old: Conv, kernel: Sequence[int], dilation: Sequence[int]) -> str | tuple[int, ...]:
+    if old.padding == "same":
+        return "same"
+    now = (0,) * len(kernel) if isinstance(old.padding, str) else old.padding
+    found = []
+    for padding, was, step, size, new_step in zip(now, old.kernel_size, old.dilation, kernel, dilation, strict=True):
+        growth = new_step * (size - 1) - step * (was - 1)
+        if growth % 2:
+            raise Unfit(f"its kernel of {was} is even, and one of {size} cannot lie on the same centre")
+        if padding + growth // 2 < 0:
+            raise Unfit(f"a kernel of {size} would need a negative padding to keep the size of the map")
+        found.append(padding + growth // 2)
+    return tuple(found)
+
+
+def _both_sides(conv: Conv) -> list[int]:
+    """The padding in the form in which torch keeps it for its other padding modes."""
+    if isinstance(conv.padding, str):
+        totals = [step * (size - 1) if conv.padding == "same" else 0 for step, size in _axes(conv)]
+        return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
+    return [side for side in reversed(conv.padding) for _ in range(2)]
+
+
+def _axes(conv: Conv) -> list[tuple[int, int]]:
+    return list(zip(conv.dilation, conv.kernel_size, strict=True))
+
+
+def settled(
+    old: nn.Module, frames: Sequence[Frame], kernel: int | None, dilation: int | None, embed: bool
+) -> dict[str, Any]:
+    """The options of the change, tried on meta.
+
+    Args:
+        old: the convolution, on meta.
+        frames: its recorded calls, (N, C, H, W) or of another rank.
+        kernel, dilation: what is asked for; None keeps what is there.
+
+    Raises:
+        Unfit: an even kernel, one larger than the map, or nothing that would change.
+    """
+    if type(old) is nn.Identity:
+        raise Unfit("it was removed already")
+    if not isinstance(old, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        raise Unfit(f"a {type(old).__name__} has no kernel to change")
+    rank = len(old.kernel_size)
+    if kernel is not None and len(set(old.kernel_size)) > 1:
+        shape = "x".join(map(str, old.kernel_size))
+        raise Unfit(
+            f"its kernel is {shape}, and one of {kernel} would make it square; narrow with where: {{kernel: ...}}"
+        )
+    sizes = old.kernel_size if kernel is None else (kernel,) * rank
+    steps = old.dilation if dilation is None else (dilation,) * rank
+    _check(old, frames, sizes, steps)
+    for pad in (True, False):
+        options = {"kernel": list(sizes), "dilation": list(steps), "embed": embed, "pad": pad}
+        if all(_gives(old, options, frame) for frame in frames):
+            return options
+    raise Unfit("its output would have another size")
+
+
+def _check(old: Conv, frames: Sequence[Frame], sizes: Sequence[int], steps: Sequence[int]) -> None:
+    if tuple(sizes) == tuple(old.kernel_size) and tuple(steps) == tuple(old.dilation):
+        raise Unfit(f"it has kernel {old.kernel_size[0]} and dilation {old.dilation[0]} already")
+    if any(size % 2 == 0 for size in sizes):
+        raise Unfit(f"a kernel of {max(sizes)} is even and would shift the map")
+    for frame in frames:
+        space = frame.args[0].shape[-len(sizes) :]
+        extents = [step * (size - 1) + 1 for size, step in zip(sizes, steps, strict=True)]
+        if any(extent > side for extent, side in zip(extents, space, strict=True)):
+            shown = "x".join(map(str, space))
+            dilated = f" dilated by {steps[0]}" if max(steps) > 1 else ""
+            raise Unfit(f"a kernel of {sizes[0]}{dilated} is larger than the map of {shown}")
+
+
+def _gives(old: Conv, options: Mapping[str, Any], frame: Frame) -> bool:
+    try:
+        with torch.no_grad():
+            output = _changed(options, old).eval()(frame.args[0])
+    except Unfit:
+        raise
+    except (RuntimeError, ValueError):
+        return False
+    return output.shape == frame.output.shape
+
+
+def notes(old: nn.Module, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a user should know: whether the function is kept."""
+    assert isinstance(old, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    if not options["embed"]:
+        return ("starts with fresh weights",)
+    if not embeds_exactly(old, options["kernel"], options["dilation"]):
+        smaller = any(new < was for new, was in zip(options["kernel"], old.kernel_size, strict=True))
+        kept = "only the middle of the old weights is kept" if smaller else "the old weights look at other places"
+        return (f"{kept}: the function changes",)
+    if not _plain(old) and not _keeps_function(old, options):
+        return (f"{type(old).__name__} computes with its weights before it convolves: the function changes",)
+    return ()
+
+
+def _plain(conv: Conv) -> bool:
+    kind = type(conv)
+    torch_kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return any(kind.forward is known.forward and kind._conv_forward is known._conv_forward for known in torch_kinds)
+
+
+def _keeps_function(old: Conv, options: Mapping[str, Any]) -> bool:
+    """Try a convolution with a forward of its own out on random numbers."""
+    key = (type(old), old.in_channels, old.out_channels, old.groups, old.stride, old.kernel_size, old.dilation)
+    return _measured(_ByKey(key, old, options))
+
+
+class _ByKey:
+    """What a trial depends on, with what it needs."""
+
+    def __init__(self, key: Any, conv: Conv, options: Mapping[str, Any]) -> None:
+        self.key = (key, str(sorted(options.items())))
+        self.conv, self.options = conv, options
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByKey) and self.key == other.key
+
+
+@functools.lru_cache(maxsize=64)
+def _measured(case: _ByKey) -> bool:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        old = copy.deepcopy(case.conv).to_empty(device="cpu").float().eval()
+        for tensor in [*old.parameters(), *old.buffers()]:
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
+        new = _changed(case.options, old).eval()
+        x = torch.rand((1, old.in_channels, *(16,) * len(old.kernel_size)), generator=generator)
+        return torch.allclose(old(x), new(x), rtol=1e-4, atol=1e-4)

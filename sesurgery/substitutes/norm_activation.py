@@ -1,0 +1,139 @@
+"""Other activations, norms and nodes in the place of those that are there."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+from math import gcd
+from typing import Any
+
+import torch
+from timm.layers import LayerNorm2d, SelectiveKernel
+from torch import nn
+
+from sesurgery import attention
+from sesurgery.anatomy.layer_kinds import is_activation_layer, is_dropping
+from sesurgery.attention.activations import act_class
+from sesurgery.errors import Unfit
+from sesurgery.substitutes.registry import maker
+
+_BATCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+_INSTANCE = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
+_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    "batch": (nn.modules.batchnorm._BatchNorm,),
+    "group": (nn.GroupNorm,),
+    "layer": (nn.LayerNorm,),
+    "instance": (nn.modules.instancenorm._InstanceNorm,),
+}
+_CONVOLVES = ("sk",)
+
+
+@maker("activation")
+def _activation(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
+    kind = act_class(options["activation"])
+    try:
+        return kind(inplace=bool(getattr(old, "inplace", False)))
+    except TypeError:
+        return kind()
+
+
+@maker("norm")
+def _norm(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
+    shape, axis = options["shape"], options["axis"]
+    new = _new_norm(options["norm"], tuple(shape), axis, float(getattr(old, "eps", 1e-5)))
+    for name in ("weight", "bias"):
+        mine, theirs = getattr(new, name, None), getattr(old, name, None)
+        if isinstance(mine, nn.Parameter) and isinstance(theirs, torch.Tensor) and mine.shape == theirs.shape:
+            trains = theirs.requires_grad or not isinstance(theirs, nn.Parameter)
+            setattr(new, name, nn.Parameter(theirs.detach().clone(), requires_grad=trains))
+    return _with_companions(new, old)
+
+
+def companions(norm: nn.Module) -> dict[str, nn.Module]:
+    """The activation and dropout that a norm holds (timm's BatchNormAct2d), by name."""
+    return {name: child for name, child in norm.named_children() if is_activation_layer(child) or is_dropping(child)}
+
+
+def _with_companions(new: nn.Module, old: nn.Module) -> nn.Module:
+    held = {name: copy.deepcopy(child) for name, child in companions(old).items()}
+    held = {name: child for name, child in held.items() if type(child) is not nn.Identity}
+    return nn.Sequential(OrderedDict([("norm", new), *held.items()])) if held else new
+
+
+@maker("without norm")
+def _without_norm(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
+    held = [copy.deepcopy(child) for child in companions(old).values() if type(child) is not nn.Identity]
+    for layer in held:
+        if hasattr(layer, "inplace"):
+            layer.inplace = False  # type: ignore[assignment]  # its input is no longer the norm's own
+    return held[0] if len(held) == 1 else nn.Sequential(*held) if held else nn.Identity()
+
+
+def is_norm_of(old: nn.Module, kind: str) -> bool:
+    """Whether a norm is of the kind ``batch``, ``group``, ``layer`` or ``instance`` already."""
+    return isinstance(old, _KINDS[kind])
+
+
+def _new_norm(kind: str, shape: tuple[int, ...], axis: int, eps: float) -> nn.Module:
+    rank, channels = len(shape), shape[axis]
+    if kind == "layer" and axis == rank - 1:
+        return nn.LayerNorm(channels, eps=eps)
+    if axis != 1:
+        raise Unfit(f"its input holds the channels on axis {axis}, and a {kind} norm wants them on axis 1")
+    if kind == "group":
+        return nn.GroupNorm(gcd(32, channels), channels, eps=eps)
+    if kind == "layer":
+        return LayerNorm2d(channels, eps=eps) if rank == 4 else _no_norm(kind, rank)
+    kinds = _BATCH if kind == "batch" else _INSTANCE
+    if rank not in kinds:
+        return _no_norm(kind, rank)
+    if kind == "instance":
+        if torch.Size(shape[2:]).numel() == 1:
+            raise Unfit("an instance norm has nothing to average on a map of one place")
+        return kinds[rank](channels, eps=eps, affine=True)
+    return kinds[rank](channels, eps=eps)
+
+
+def _no_norm(kind: str, rank: int) -> nn.Module:
+    raise Unfit(f"there is no {kind} norm for an activation of {rank} axes with channels on axis 1")
+
+
+@maker("node")
+def _node(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
+    """A node of the registry in the place of a layer that keeps the shape."""
+    port = attention.Port(tuple(options["shape"]), options["axis"])
+    return attention.build(options["module"], port, options["settings"])
+
+
+def convolves(module: str) -> bool:
+    """Whether a node of the registry can take a convolution's stride, groups and widths over."""
+    return attention.canonical(module) in _CONVOLVES
+
+
+@maker("selective kernel")
+def _selective(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
+    """timm's SelectiveKernel with the convolution's widths, groups and stride, its weights in the path they fit."""
+    assert isinstance(old, nn.Conv2d)
+    settings: dict[str, Any] = {**attention.entry("sk").defaults, "groups": old.groups, **options["settings"]}
+    if settings.get("init", "paper") != "paper":
+        raise Unfit("a selective kernel in a convolution's place cannot start as the identity")
+    new = SelectiveKernel(
+        old.in_channels,
+        old.out_channels,
+        kernel_size=[3, settings["kernel_size"]],
+        stride=old.stride[0],
+        groups=settings["groups"],
+        rd_ratio=1 / settings["reduction"],
+        rd_channels=settings.get("rd_channels"),
+        rd_divisor=settings["rd_divisor"],
+        keep_3x3=settings["keep_3x3"],
+        split_input=settings["split_input"],
+        act_layer=act_class(settings["act"], settings.get("act_slope")),  # type: ignore[arg-type]
+    )
+    convs: list[Any] = [path.conv for path in new.paths]
+    for conv in convs:
+        if conv.weight.shape == old.weight.shape and conv.dilation == old.dilation:
+            conv.weight = nn.Parameter(old.weight.detach().clone(), requires_grad=old.weight.requires_grad)
+            break
+    return new

@@ -1,0 +1,292 @@
+"""Everything there is to know about a model before an operation: its twin, the calls of one forward, the traces."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from sesurgery.errors import ModelError
+from sesurgery.plans import Cost, Untraced
+from sesurgery.recording.channel_axes import labels
+from sesurgery.recording.meta_copy import to_meta, twin_of
+from sesurgery.recording.nested import map_tensors, nesting, tensors_in
+from sesurgery.recording.recorder import Frame, Probe, run
+from sesurgery.tracing.same_structure import structure
+from sesurgery.tracing.trace import LOCK, Case, Failure, Trace, chain, trace_all
+
+
+@dataclass
+class Survey:
+    """A twin of a model, run once.
+
+    Attributes:
+        twin: the weightless copy; belongs to the survey.
+        args: the example input, on ``meta`` (or real, where the model needs values to run).
+        probe: the recorded forward.
+        paths: module path of every module of the twin (the first one, where it is mounted several times).
+        mounts: all paths of every module.
+        memo: what later steps want to remember about this survey; equal hosts share a trace, so it can be the key.
+        body: where the forward looks at values: the private copy with numbers that was run in the twin's place.
+    """
+
+    twin: nn.Module
+    args: tuple[Any, ...]
+    probe: Probe
+    paths: dict[nn.Module, str]
+    mounts: dict[nn.Module, tuple[str, ...]]
+    body: nn.Module | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)
+    _traces: dict[nn.Module, Trace | Failure | None] = field(default_factory=dict)
+    _known: dict[Any, Trace | Failure | None] = field(default_factory=dict)
+    _structures: dict[nn.Module, Any] = field(default_factory=dict)
+
+    @property
+    def real(self) -> bool:
+        """Whether the model had to be run with real numbers."""
+        return self.body is not None
+
+    @property
+    def cost(self) -> Cost:
+        """The cost of the whole model."""
+        return self.probe.cost
+
+    def module(self, path: str) -> nn.Module:
+        """The twin's module at ``path``."""
+        return self.twin.get_submodule(path)
+
+    def frame(self, module: nn.Module) -> Frame | None:
+        """The first recorded call of ``module``; None where the forward never called it."""
+        return self.probe.frames.get(module)
+
+    def trace(self, module: nn.Module) -> Trace | Failure | None:
+        """The one-level trace of ``module``: of its own forward, or of a Sequential's chain of children.
+
+        None where it was never called or is a layer of torch.
+        """
+        if module not in self._traces:
+            self._trace([module])
+        return self._traces.get(module)
+
+    def _trace(self, modules: Iterable[nn.Module]) -> None:
+        """Trace what was called of ``modules`` in one go; calls of equal modules with equal arguments share a trace."""
+        waiting: dict[Any, list[nn.Module]] = {}
+        for module in modules:
+            frame = self.frame(module)
+            if frame is None or module in self._traces:
+                continue
+            if not has_own_forward(module):
+                self._traces[module] = chain(frame)
+                continue
+            key = structure(module, self._structures)
+            known = module if key is None else (key, _signature(frame.args), _signature(frame.kwargs))
+            if known in self._known:
+                self._traces[module] = self._known[known]
+            else:
+                waiting.setdefault(known, []).append(module)
+        found = trace_all([Case(self.probe.frames[equal[0]]) for equal in waiting.values()]) if waiting else []
+        for (known, equal), traced in zip(waiting.items(), found, strict=True):
+            self._known[known] = traced
+            self._traces.update(dict.fromkeys(equal, traced))
+
+    def hosts(self) -> Iterator[tuple[nn.Module, Trace]]:
+        """Every module whose own forward was called and could be traced, in the order of execution."""
+        return ((module, traced) for module, traced in self.chains_and_hosts() if has_own_forward(module))
+
+    def chains_and_hosts(self) -> Iterator[tuple[nn.Module, Trace]]:
+        """The hosts and the Sequentials, in the order of execution."""
+        self._trace(self.probe.frames)
+        for module in self.probe.frames:
+            traced = self.trace(module)
+            if isinstance(traced, Trace):
+                yield module, traced
+
+    @functools.cached_property
+    def callers(self) -> dict[nn.Module, tuple[nn.Module, Trace, torch.fx.Node]]:
+        """For every module the first call in a traced forward: the caller, its trace and the node."""
+        found: dict[nn.Module, tuple[nn.Module, Trace, torch.fx.Node]] = {}
+        for host, traced in self.chains_and_hosts():
+            for node in traced.graph.nodes:
+                if node.op == "call_module":
+                    found.setdefault(host.get_submodule(str(node.target)), (host, traced, node))
+        return found
+
+    @functools.cached_property
+    def frames(self) -> dict[nn.Module, list[Frame]]:
+        """Every recorded call of every module, in order."""
+        found: dict[nn.Module, list[Frame]] = {}
+        pending = [self.probe.root]
+        while pending:
+            frame = pending.pop()
+            found.setdefault(frame.module, []).append(frame)
+            pending.extend(reversed(frame.children))
+        return found
+
+    def untraced(self) -> tuple[Untraced, ...]:
+        """The modules that could not be traced, and why."""
+        failures = ((module, self.trace(module)) for module in self.probe.frames)
+        return tuple(
+            Untraced(self.paths.get(module, "?"), type(module).__name__, failure.reason)
+            for module, failure in failures
+            if isinstance(failure, Failure)
+        )
+
+    @property
+    def batch(self) -> int | None:
+        """Samples in the example input, where it begins with a tensor of them."""
+        first = self.args[0] if self.args else None
+        return first.shape[0] if isinstance(first, torch.Tensor) and first.ndim > 1 else None
+
+    @functools.cached_property
+    def input_area(self) -> int | None:
+        """Height times width of the example input, where it is a map."""
+        for tensor in tensors_in(self.args):
+            if tensor.ndim >= 3:
+                return tensor.shape[-1] * tensor.shape[-2]
+        return None
+
+
+def survey(model: nn.Module, args: tuple[Any, ...], fresh: Callable[[], nn.Module] | None = None) -> Survey:
+    """Look at ``model`` without touching it.
+
+    Args:
+        model: any module.
+        args: positional arguments of one forward.
+        fresh: makes the model anew with numbers, for a model on ``meta`` whose forward turns out to look at values.
+
+    Raises:
+        ModelError: the model cannot be copied, or fails in forward with these arguments.
+    """
+    with LOCK:
+        twin = twin_of(model)
+        body = None
+        try:
+            used = to_meta(args)
+            probe = run(twin, used, device=False)
+        except Exception:
+            twin = twin_of(model)
+            try:
+                used = to_meta(args)
+                probe = run(twin, used)
+            except Exception as on_meta:
+                twin = twin_of(model)
+                used, probe = _run_for_real(model, args, on_meta, fresh)
+                body = probe.root.module
+        mounts: dict[nn.Module, list[str]] = {}
+        for path, module in twin.named_modules(remove_duplicate=False):
+            mounts.setdefault(module, []).append(path)
+        if probe.root.module is not twin:
+            probe = _transplant(probe, twin)
+    paths = {module: all_paths[0] for module, all_paths in mounts.items()}
+    return Survey(twin, used, probe, paths, {module: tuple(names) for module, names in mounts.items()}, body)
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a module's forward is code of the model's author: neither torch's own nor that of a Sequential."""
+    forward = type(module).forward
+    owner = getattr(forward, "__module__", "") or ""
+    return forward is not nn.Sequential.forward and not owner.startswith(("torch.nn.", "torch.ao."))
+
+
+def _signature(value: Any) -> Any:
+    """What a trace depends on in the arguments of a call: their nesting, shapes and labels."""
+    if isinstance(value, tuple) and all(isinstance(item, torch.Tensor) for item in value):
+        return tuple((item.shape, item.dtype, labels(item)) for item in value)
+    if not value:
+        return ()
+    leaves, spec = nesting(value)
+    return spec, tuple(
+        (tuple(leaf.shape), leaf.dtype, labels(leaf)) if isinstance(leaf, torch.Tensor) else (type(leaf), repr(leaf))
+        for leaf in leaves
+    )
+
+
+def _run_for_real(
+    model: nn.Module, args: tuple[Any, ...], on_meta: Exception, fresh: Callable[[], nn.Module] | None
+) -> tuple[tuple[Any, ...], Probe]:
+    """One forward of a private copy with real numbers, for models whose forward looks at values."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            body = _body(model, fresh)
+            real = _real(args)
+            return real, run(body, real)
+        except Exception as error:
+            first = _one_line(on_meta)
+            again = _one_line(error)
+            detail = again if again == first else f"{again} (and without values: {first})"
+            raise ModelError(
+                f"its forward fails: {detail}",
+                where=type(model).__name__,
+                remedy="give an input that it accepts: example_input=..., or --input-size C,H,W",
+            ) from error
+
+
+def _body(model: nn.Module, fresh: Callable[[], nn.Module] | None) -> nn.Module:
+    """A copy of a model with numbers, without its hooks."""
+    weightless = any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    if weightless and fresh is not None:
+        return fresh()
+    body = copy.deepcopy(model)
+    for module in body.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return _with_numbers(body) if weightless else body
+
+
+def _with_numbers(body: nn.Module) -> nn.Module:
+    body = body.to_empty(device="cpu")
+    for tensor in [*body.parameters(), *body.buffers()]:
+        with torch.no_grad():
+            if tensor.is_floating_point():
+                tensor.normal_(std=0.02)
+            else:
+                tensor.zero_()
+    return body
+
+
+def _real(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def number(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_meta:
+            return tensor.detach().clone()
+        if tensor.is_floating_point():
+            return torch.rand(tensor.shape, dtype=tensor.dtype)
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+    return map_tensors(number, args)
+
+
+def _transplant(probe: Probe, twin: nn.Module) -> Probe:
+    """The record of a real copy, told of the twin's modules."""
+    ours = dict(twin.named_modules(remove_duplicate=False))
+    table = {module: ours[path] for path, module in probe.root.module.named_modules(remove_duplicate=False)}
+
+    def moved(frame: Frame) -> Frame:
+        frame.module = table.get(frame.module, frame.module)
+        for child in frame.children:
+            moved(child)
+        return frame
+
+    moved(probe.root)
+    return Probe(
+        probe.root,
+        {table.get(module, module): frame for module, frame in probe.frames.items()},
+        {table.get(module, module): count for module, count in probe.calls.items()},
+        probe.cost,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"[:200]
+
+
+def hidden_in(survey: Survey, module: nn.Module, others: Iterable[nn.Module]) -> bool:
+    """Whether a module lies inside one of the others (or is one)."""
+    prefixes = {survey.paths[other] for other in others}
+    parts = survey.paths[module].split(".")
+    return any(".".join(parts[:end]) in prefixes for end in range(1, len(parts) + 1))
