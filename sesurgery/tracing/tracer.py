@@ -29,7 +29,7 @@ class Session(torch.fx.Tracer):
     """One patching of ``nn.Module`` by torch.fx for any number of traces: it takes as long as a trace itself."""
 
     def __init__(self) -> None:
-        super().__init__(autowrap_modules=())
+        super().__init__(autowrap_modules=())  # pyright: ignore[reportArgumentType]
         self.current: FrameTracer | None = None
 
     def over(self, work: Callable[[], None]) -> None:
@@ -65,7 +65,7 @@ class FrameTracer(torch.fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, frame: Frame, live: frozenset[str], autowrap: tuple[types.ModuleType, ...] = ()) -> None:
-        super().__init__(autowrap_modules=autowrap)
+        super().__init__(autowrap_modules=autowrap)  # pyright: ignore[reportArgumentType]
         self.numbers = 0
         self.frame = frame
         self.live = live
