@@ -9,109 +9,14 @@ code that ran. The figures go to docs/reliability.md.
 from __future__ import annotations
 
 import argparse
-import collections
-import random
-import shutil
-import tempfile
-import time
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import sys
 from pathlib import Path
 
 import torch
-from mutations import mutated_folder, mutated_text
 from reliability import write_section
-from torch import nn
 
-import sesurgery
-from sesurgery.errors import SurgeryError
-from sesurgery.recipe.recipe import load_recipe, parse_recipe, recipe_names, recipe_text
-
-MODEL = "timm:test_resnet"
-
-
-@dataclass
-class Tally:
-    """What came of the inputs."""
-
-    inputs: int = 0
-    accepted: int = 0
-    refused: collections.Counter[str] = field(default_factory=collections.Counter)
-    crashes: list[str] = field(default_factory=list)
-    leaks: list[str] = field(default_factory=list)
-    slowest: float = 0.0
-
-    def take(self, label: str, use: Callable[[], object]) -> None:
-        """Try one input."""
-        self.inputs += 1
-        start = time.perf_counter()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                use()
-            self.accepted += 1
-        except SurgeryError as error:
-            self.refused[type(error).__name__] += 1
-            if not str(error).strip() or "Traceback" in str(error):
-                self.crashes.append(f"{label}: a message that says nothing: {error!r}")
-        except Exception as error:
-            self.crashes.append(f"{label}: {type(error).__name__}: {str(error)[:200]}")
-        self.slowest = max(self.slowest, time.perf_counter() - start)
-
-
-def fuzz_recipes(count: int, seed: int) -> Tally:
-    """Parse ``count`` recipes; one in three of those that are good is planned on a tiny network as well."""
-    draw, tally = random.Random(seed), Tally()
-    texts = [recipe_text(name) for name in recipe_names()]
-    for number in range(count):
-        data = mutated_text(draw, draw.choice(texts))
-
-        def use(data: bytes = data, number: int = number) -> None:
-            recipe = parse_recipe(data, "fuzz.yaml")
-            assert load_recipe(recipe) == recipe
-            if number % 3 == 0:
-                sesurgery.plan(MODEL, recipe)
-
-        tally.take(f"recipe {number} (seed {seed}): {data[:200]!r}", use)
-    return tally
-
-
-def fuzz_artifacts(count: int, seed: int) -> Tally:
-    """Load (and now and then revert, or save over) ``count`` damaged artefacts."""
-    draw, tally = random.Random(seed), Tally()
-    with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch)
-        sound = home / "sound"
-        surgery = sesurgery.apply(MODEL, "standard", stages="1-2")
-        sesurgery.save(surgery, sound)
-        for number in range(count):
-            folder = home / "case" / "a"
-            shutil.copytree(sound, folder)
-            kind = mutated_folder(draw, folder)
-            label = f"artefact {number} (seed {seed}, {kind})"
-            # A forged header comes with a digest that fits: what it says then is what was "saved".
-            wanted = {} if kind == "header" else surgery.model.state_dict()
-            tally.take(label, lambda folder=folder, wanted=wanted: _same(sesurgery.load(folder), wanted))
-            if number % 10 == 0:
-                tally.take(label, lambda folder=folder: sesurgery.revert_folder(folder, folder.parent / "b"))
-                shutil.rmtree(folder.parent / "b", ignore_errors=True)
-            if number % 20 == 0 and (folder / "surgery.json").is_file():
-                sesurgery.save(surgery, folder)
-                tally.take(label, lambda folder=folder: sesurgery.load(folder))
-            strangers = [path for path in (*home.iterdir(), *(home / "case").iterdir()) if path.name not in _OURS]
-            tally.leaks += [f"{label}: {path}" for path in strangers]
-            shutil.rmtree(home / "case")
-    return tally
-
-
-_OURS = {"sound", "case", "a"}
-
-
-def _same(model: nn.Module, wanted: Mapping[str, torch.Tensor]) -> None:
-    """Whatever loads has the weights that were saved; an ``AssertionError`` counts as a crash."""
-    state = model.state_dict()
-    assert all(torch.equal(state[key], wanted[key]) for key in wanted), "wrong weights"
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from fuzzing import fuzz_artifacts, fuzz_recipes
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ One JSON line a model goes to ``zoo.jsonl`` beside this script.
 from __future__ import annotations
 
 import resource
+import sys
 import time
 import traceback
 from collections import Counter
@@ -22,6 +23,7 @@ from machine import machine
 from runner import Runner, main
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 PAGE = HERE.parent / "docs" / "coverage.md"
 
 

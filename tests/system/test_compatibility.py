@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from compatibility_cells import COLUMNS, DDP, cell, page
+from families import FAMILIES, Family
+from features import FEATURES, NotApplicableError, operate
+from parallel import distributed
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from compatibility import COLUMNS, DDP, cell, page  # type: ignore[import-not-found]
-from families import FAMILIES, Family  # type: ignore[import-not-found]
-from features import FEATURES, NotApplicableError, operate  # type: ignore[import-not-found]
-from parallel import distributed  # type: ignore[import-not-found]
 
 BY_NAME = {family.name: family for family in FAMILIES}
 # A filled socket, a rewritten forward on tokens, one on NHWC, a node behind a child of a Sequential.

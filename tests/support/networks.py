@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -110,3 +111,12 @@ FAMILIES: dict[str, Family] = {
     "r3d_18": Family(_narrow_r3d, (1, 3, 4, 32, 32)),
     "branching": Family(Branching, (2, 3, 16, 16)),
 }
+
+SIZE = (3, 32, 32)  # of one image for the small ResNet
+
+
+def small_resnet(**more: Any) -> nn.Module:
+    """A ResNet-18 of five narrow blocks, the same every time; ``more`` goes to its builder."""
+    torch.manual_seed(3)
+    args = {"num_classes": 10, "layers": (1, 2, 1, 1), "channels": (16, 24, 32, 48), "zero_init_last": False}
+    return lively(timm.create_model("resnet18", **{**args, **more}))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
 import yaml
+from places import FACTS
 from torch import nn
 
 import sesurgery
 from sesurgery.plans import Plan
 
-SENET: Mapping[str, Any] = yaml.safe_load((Path(__file__).parent / "facts" / "senet.yaml").read_text())
+SENET: Mapping[str, Any] = yaml.safe_load((FACTS / "senet.yaml").read_text())
 RECIPES = {
     "before_residual_add": "standard",
     "after_residual_add": "post",

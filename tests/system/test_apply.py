@@ -10,20 +10,11 @@ import networks
 import pytest
 import timm
 import torch
+from networks import SIZE, small_resnet
 from torch import nn
 
 import sesurgery
 from sesurgery.plans import Plan
-
-RESNET = functools.partial(
-    timm.create_model, "resnet18", num_classes=10, layers=(1, 2, 1, 1), channels=(16, 24, 32, 48), zero_init_last=False
-)
-SIZE = (3, 32, 32)
-
-
-def small_resnet() -> nn.Module:
-    torch.manual_seed(3)
-    return networks.lively(RESNET())
 
 
 def recipe(*rules: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +161,7 @@ def test_replay_equals_apply_on_another_instance() -> None:
     "other",
     [
         lambda: timm.create_model("resnet50", num_classes=10, layers=(1, 2, 1, 1), channels=(16, 24, 32, 48)),
-        lambda: RESNET(layers=(1, 1, 1, 1)),
+        lambda: small_resnet(layers=(1, 1, 1, 1)),
         lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1)),
     ],
     ids=["other blocks", "fewer blocks", "another network"],

@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 GENERATED = (
     "README.md",
     "docs/recipes.md",

@@ -6,12 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
-HERE = Path(__file__).parents[1] / "notebooks"
+HERE = ROOT / "notebooks"
 NAMES = ("01_quickstart", "02_senet_tables", "03_shufflenet_rework", "04_custom_model")
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kills
 import pytest
 import torch
+from fuzzing import fuzz_artifacts, fuzz_recipes
 from safetensors.torch import load_file, save_file
 from saved import RECORD, record_of, rewrite, tiny
 from torch import nn
@@ -359,19 +360,12 @@ def test_other_versions_are_named_where_a_plan_no_longer_fits(tmp_path: Path, so
         sesurgery.load(folder)
 
 
-# the benchmarks, in short
+# what benchmarks/fuzz.py and benchmarks/kill_save.py do at length
 
 
-@pytest.fixture
-def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-
-
-@pytest.mark.usefixtures("_benchmarks")
 def test_a_short_fuzz_neither_crashes_nor_leaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fuzz = importlib.import_module("fuzz")
     monkeypatch.chdir(tmp_path)
-    for tally in (fuzz.fuzz_recipes(150, 1), fuzz.fuzz_artifacts(20, 1)):
+    for tally in (fuzz_recipes(150, 1), fuzz_artifacts(20, 1)):
         assert tally.crashes == []
         assert tally.leaks == []
         assert tally.refused.total() > tally.inputs / 3
@@ -380,8 +374,7 @@ def test_a_short_fuzz_neither_crashes_nor_leaks(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its savers")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-@pytest.mark.usefixtures("_benchmarks")
 def test_a_few_kills_leave_the_old_or_the_new() -> None:
-    found = importlib.import_module("kill_save").run(6, 1)
+    found = kills.run(6, 1)
     assert found["wrong"] == 0
     assert found["killed inside a save"] > 0

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
 import yaml
+from places import FACTS
 from torch import nn
 
 import sesurgery
 from sesurgery.recipe.phrases import At, parse_at
 
-FACTS = Path(__file__).parent / "facts" / "native_pairs.yaml"
-STATED = yaml.safe_load(FACTS.read_text())
+STATED = yaml.safe_load((FACTS / "native_pairs.yaml").read_text())
 
 BEFORE_ADD = "before residual add"
 SPATIAL = "after spatial conv"

@@ -6,19 +6,15 @@ Default: the small families. ``SESURGERY_ALL_FAMILIES=1`` runs every one, and be
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from families import FAMILIES, Family
+from reference import compare, reference, sums_of
 from torch import nn
 
 import sesurgery
 from sesurgery.models import zoo
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from families import FAMILIES, Family  # type: ignore[import-not-found]
-from reference import compare, reference, sums_of  # type: ignore[import-not-found]
 
 ALL = bool(os.environ.get("SESURGERY_ALL_FAMILIES"))
 SLOW = (

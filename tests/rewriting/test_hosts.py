@@ -7,7 +7,7 @@ import warnings
 import networks
 import pytest
 import torch
-from test_apply import SIZE, small_resnet
+from networks import SIZE, small_resnet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint

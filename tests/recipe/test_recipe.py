@@ -7,12 +7,12 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import ROOT
 
 from sesurgery.errors import InputError, RecipeError, UnknownNameError
 from sesurgery.recipe import recipe as recipes
@@ -21,7 +21,6 @@ from sesurgery.recipe.recipe import load_recipe, override, parse_recipe, parse_s
 from sesurgery.recipe.selectors import SiteFacts
 from sesurgery.recipe.where import Where
 
-ROOT = Path(__file__).parents[1]
 NAMES = recipes.recipe_names()
 RULE = "rules: [{insert: {module: se}, at: before residual add}]"
 

@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import copy
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES, Family
 from torch import nn
 
 import sesurgery
 from sesurgery.plans import Plan
 from sesurgery.recording.nested import map_tensors, tensors_in
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from families import FAMILIES, Family  # type: ignore[import-not-found]
 
 ALL = bool(os.environ.get("SESURGERY_ALL_FAMILIES"))
 QUICK = (
