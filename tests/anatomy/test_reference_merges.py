@@ -1,27 +1,24 @@
 """The anatomy finds at least the sums that a whole-model torch.fx trace shows (timm's own leaf lists, shapes on meta).
 
-Default: the small families. ``SESURGERY_ALL_FAMILIES=1`` runs every one, and benchmarks/zoo.py every model.
+Default: the small families. ``pytest -m slow`` runs the others, and benchmarks/zoo.py every model.
 """
 
 from __future__ import annotations
-
-import os
 
 import pytest
 import torch
 from families import FAMILIES, Family
 from reference import compare, reference, sums_of
+from slow import marked_slow
 from torch import nn
 
 import sesurgery
 from sesurgery.models import zoo
 
-ALL = bool(os.environ.get("SESURGERY_ALL_FAMILIES"))
 SLOW = (
     "densenet (torchvision)", "repghost", "googlenet (torchvision)", "mobilevit", "maxvit", "ghostnet",
     "levit", "davit",
 )  # fmt: skip
-CHOSEN = [family for family in FAMILIES if ALL or not (family.heavy or family.name in SLOW)]
 # Whole-model traces that fail: the reference says nothing there, the anatomy does.
 NO_REFERENCE = {"swin3d (torchvision)": 24, "hiera": 24, "gemma4_vit": 18}
 # Whole, these look at values; the part that every sum of theirs lies in does not (RAFT has more in its updates).
@@ -31,7 +28,11 @@ FOLLOWED = {f"{name} (torchvision)": "backbone" for name in _DETECTION} | {"raft
 SHIFTS = {"vit_sam": 3}
 
 
-@pytest.mark.parametrize("family", CHOSEN, ids=lambda family: family.name)
+def quick(family: Family) -> bool:
+    return not family.heavy and family.name not in SLOW
+
+
+@pytest.mark.parametrize("family", marked_slow(FAMILIES, quick))
 def test_every_sum_of_the_reference_is_found(family: Family) -> None:
     part = FOLLOWED.get(family.name, "")
     model = zoo.create(zoo.resolve(family.reference, family.args), device="meta").get_submodule(part)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 import networks
@@ -12,6 +11,7 @@ from blocks import Block, Nested, Net, Parallel, Projected, Scaled, Stacked
 from torch import Tensor, nn
 
 import sesurgery
+from sesurgery.testing import assert_forward
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -25,10 +25,6 @@ def diff(block: type[nn.Module], at: str) -> tuple[str, str]:
     assert found.cls == block.__name__
     assert found.paths == ("block",)
     return found.before, found.after
-
-
-def text(code: str) -> str:
-    return textwrap.dedent(code).strip("\n")
 
 
 class Simple(Block):
@@ -86,9 +82,8 @@ def forward(self, x):
 
 @pytest.mark.parametrize("at", AFTER)
 def test_forward_before_and_after(at: str) -> None:
-    before, after = diff(Simple, at)
-    assert text(before) == text(BEFORE)
-    assert text(after) == text(AFTER[at])
+    plan = assert_forward(Net(Simple), rule(at), BEFORE, AFTER[at], example_input=IMAGE)
+    assert [(diff.cls, diff.paths) for diff in plan.diffs] == [("Simple", ("block",))]
 
 
 def test_projection_is_left_of_the_node_on_the_identity() -> None:

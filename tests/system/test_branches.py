@@ -1,12 +1,11 @@
 """The right branch, the right axis, and nothing else: one small model a family, real weights, float64.
 
-Default: the quick families. ``SESURGERY_ALL_FAMILIES=1`` runs every one.
+Default: the quick families. ``pytest -m slow`` runs the others.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,21 +13,24 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, Family
+from slow import marked_slow
 from torch import nn
 
 import sesurgery
 from sesurgery.plans import Plan
 from sesurgery.recording.nested import map_tensors, tensors_in
 
-ALL = bool(os.environ.get("SESURGERY_ALL_FAMILIES"))
 QUICK = (
     "cait", "convnext", "densenet", "dpn", "fasternet", "hgnet", "mambaout", "nfnet", "regnet", "repvit", "res2net",
     "resnet", "resnetv2", "rexnet", "starnet", "swin", "swinv2", "visformer", "vit", "vit (parallel blocks)",
     "mobilenet_v3 (torchvision)", "r3d (torchvision)", "resnet (torchvision)", "shufflenet (torchvision)",
     "squeezenet (torchvision)",
 )  # fmt: skip
-CHOSEN = [family for family in FAMILIES if ALL or family.name in QUICK]
-RESIDUAL = [family for family in CHOSEN if family.recipe == "standard"]
+RESIDUAL = [family for family in FAMILIES if family.recipe == "standard"]
+
+
+def quick(family: Family) -> bool:
+    return family.name in QUICK
 
 
 class Closed(nn.Module):
@@ -87,7 +89,7 @@ def operated(family: Family, recipe: Any) -> Case:
     return Case(family, model, surgery.model, surgery.plan)
 
 
-@pytest.fixture(scope="module", params=CHOSEN, ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=marked_slow(FAMILIES, quick))
 def case(request: pytest.FixtureRequest) -> Case:
     return operated(request.param, request.param.recipe)
 
@@ -293,7 +295,7 @@ def test_only_the_identity_is_left_where_standard_gates_are_shut(case: Case) -> 
         assert not whole or around or found.dead >= found.live, f"{found.path}: the heavier branch is left"
 
 
-@pytest.mark.parametrize("family", RESIDUAL, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", marked_slow(RESIDUAL, quick))
 def test_only_the_branch_is_left_where_identity_gates_are_shut(family: Family) -> None:
     case = operated(family, "identity")
     for found in shut(case.ours, case.plan, family.inputs(dtype=precision(family))):
