@@ -7,16 +7,18 @@ from collections.abc import Callable
 from torch import nn
 from torch.fx import Node
 
+from sesurgery.recording.compat import AvgPool, Dropout, LPPool, MaxPool, NormBase
+
 _NORMS = (
-    nn.modules.batchnorm._NormBase,
+    NormBase,
     nn.GroupNorm,
     nn.LayerNorm,
     nn.LocalResponseNorm,
 )
 _POOLS = (
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._LPPoolNd,
+    MaxPool,
+    AvgPool,
+    LPPool,
     nn.FractionalMaxPool2d,
 )
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -69,7 +71,7 @@ def is_activation_layer(module: nn.Module) -> bool:
 
 def is_dropping(module: nn.Module) -> bool:
     """A layer that keeps the activation as it is in eval mode: identity, dropout, stochastic depth, drop block."""
-    if isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
+    if isinstance(module, (nn.Identity, Dropout)):
         return True
     name = type(module).__name__.lower()
     return not list(module.parameters()) and any(word in name for word in ("drop", "stochasticdepth", "identity"))

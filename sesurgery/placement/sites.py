@@ -14,6 +14,7 @@ from sesurgery.anatomy.dataflow import carries, is_scaling, sources
 from sesurgery.anatomy.layer_kinds import Child, drops, follows
 from sesurgery.anatomy.merges import Merge
 from sesurgery.plans import Skip
+from sesurgery.recording.compat import AdaptiveAvgPool, AdaptiveMaxPool
 from sesurgery.tracing.trace import Trace
 
 
@@ -36,7 +37,7 @@ class Site:
     conv: nn.Module | None = None
 
 
-TO_ONE_PLACE = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+TO_ONE_PLACE = (AdaptiveAvgPool, AdaptiveMaxPool)
 
 
 def convs_of(anatomy: Anatomy, test: Callable[[nn.Module], bool]) -> Iterator[tuple[nn.Module | None, list[nn.Module]]]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from sesurgery.recording.compat import viewed
+
 _LABEL = "_sesurgery_channel_axes"
 _ACTIVATION = "_sesurgery_activation"
 _FOLDED = "_sesurgery_folded"
@@ -77,7 +79,7 @@ def propagate(name: str, args: tuple[Any, ...], output: Any) -> None:
             if depends:
                 mark_activation(item)
     if depends and name.endswith("_") and isinstance(args[0], torch.Tensor):
-        base = args[0]._base  # written through a view of it: images put into a batch of zeros
+        base = viewed(args[0])  # written through a view of it: images put into a batch of zeros
         if base is not None:
             mark_activation(base)
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from sesurgery.plans import Cost
 from sesurgery.recording.channel_axes import propagate
+from sesurgery.recording.compat import TorchDispatchMode, packet
 from sesurgery.recording.fast_shapes import quick_result
 
 _MAC_KINDS = {"convolution": "conv", "_convolution": "conv", "addmm": "linear", "mm": "linear"}
@@ -61,18 +61,18 @@ class CountingMode(TorchDispatchMode):
         self.uncounted: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        packet = func._overloadpacket
-        name = packet.__name__
+        operation = packet(func)
+        name = operation.__name__
         output = quick_result(name, args, kwargs or {})
         if output is None:
             output = func(*args, **(kwargs or {}))
-        self._count(packet, name, args, kwargs or {}, output)
+        self._count(operation, name, args, kwargs or {}, output)
         if self.labels:
             propagate(name, args, output)
         return output
 
-    def _count(self, packet: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:
-        formula = flop_registry.get(packet)
+    def _count(self, operation: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:
+        formula = flop_registry.get(operation)
         if formula is not None:
             self.items[_MAC_KINDS.get(name, "matmul")] += _flops(formula, args, kwargs, output) // 2
             return

@@ -16,18 +16,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sesurgery.errors import ModelError
+from sesurgery.recording.compat import HOOKS
 from sesurgery.recording.module_state import TABLES
 from sesurgery.recording.nested import map_tensors
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-)
 
 _ATOMS = frozenset((type(None), bool, int, float, str, torch.Size, torch.dtype))
 _CONTAINERS = frozenset((OrderedDict, dict, list, set))
@@ -45,7 +36,7 @@ def twin_of(model: nn.Module) -> nn.Module:
         memo[id(tensor)] = _weightless(tensor)
     modules = list(model.modules())
     for module in modules:
-        for name in _HOOKS:
+        for name in HOOKS:
             hooks = module.__dict__.get(name)
             if hooks is not None:
                 memo[id(hooks)] = type(hooks)()

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree  # torch's own; there is no public name for it
+
+from sesurgery.recording.compat import pytree
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sesurgery.errors import Unfit
+from sesurgery.recording.compat import same_convolution, set_border
 from sesurgery.recording.recorder import Frame
 from sesurgery.substitutes.registry import maker
 
@@ -43,7 +44,7 @@ def changed(
     new.kernel_size, new.dilation = tuple(kernel), tuple(dilation)  # type: ignore[assignment]
     if pad:
         new.padding = _padding(old, kernel, dilation)  # type: ignore[assignment]
-    new._reversed_padding_repeated_twice = _both_sides(new)
+    set_border(new, _both_sides(new))
     fresh = torch.zeros((*weight.shape[:2], *kernel), dtype=weight.dtype, device=weight.device)
     new.weight = nn.Parameter(fresh, requires_grad=weight.requires_grad)
     if not embed:
@@ -174,9 +175,7 @@ def notes(old: nn.Module, options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _plain(conv: Conv) -> bool:
-    kind = type(conv)
-    torch_kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return any(kind.forward is known.forward and kind._conv_forward is known._conv_forward for known in torch_kinds)
+    return any(same_convolution(type(conv), known) for known in (nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
 def _keeps_function(old: Conv, options: Mapping[str, Any]) -> bool:

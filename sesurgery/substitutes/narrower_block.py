@@ -13,6 +13,7 @@ from torch import nn
 
 from sesurgery.anatomy.layer_kinds import is_conv
 from sesurgery.errors import Unfit
+from sesurgery.recording.compat import NormBase
 
 
 def narrowed(block: nn.Module, ratio: Fraction) -> nn.Module:
@@ -59,7 +60,7 @@ def _narrow(module: nn.Module, ratio: Fraction) -> None:
         module.normalized_shape = (_scaled(module.normalized_shape[0], ratio, "a LayerNorm"),)
         _vectors(module, ratio)
     else:
-        if isinstance(module, nn.modules.batchnorm._NormBase):
+        if isinstance(module, NormBase):
             module.num_features = _scaled(module.num_features, ratio, f"a {type(module).__name__}")
         _vectors(module, ratio)
 

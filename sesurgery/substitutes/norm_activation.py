@@ -16,15 +16,16 @@ from sesurgery import attention
 from sesurgery.anatomy.layer_kinds import is_activation_layer, is_dropping
 from sesurgery.attention.activations import act_class
 from sesurgery.errors import Unfit
+from sesurgery.recording.compat import BatchNorm, InstanceNorm
 from sesurgery.substitutes.registry import maker
 
 _BATCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _INSTANCE = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
 _KINDS: dict[str, tuple[type[nn.Module], ...]] = {
-    "batch": (nn.modules.batchnorm._BatchNorm,),
+    "batch": (BatchNorm,),
     "group": (nn.GroupNorm,),
     "layer": (nn.LayerNorm,),
-    "instance": (nn.modules.instancenorm._InstanceNorm,),
+    "instance": (InstanceNorm,),
 }
 _CONVOLVES = ("sk",)
 

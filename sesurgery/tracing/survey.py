@@ -14,6 +14,7 @@ from torch import nn
 from sesurgery.errors import ModelError
 from sesurgery.plans import Cost, Untraced
 from sesurgery.recording.channel_axes import labels
+from sesurgery.recording.compat import HOOKS
 from sesurgery.recording.meta_copy import to_meta, twin_of
 from sesurgery.recording.nested import map_tensors, nesting, tensors_in
 from sesurgery.recording.recorder import Frame, Probe, run
@@ -233,8 +234,8 @@ def _body(model: nn.Module, fresh: Callable[[], nn.Module] | None) -> nn.Module:
         return fresh()
     body = copy.deepcopy(model)
     for module in body.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
+        for table in HOOKS:
+            getattr(module, table).clear()
     return _with_numbers(body) if weightless else body
 
 

@@ -1,0 +1,73 @@
+"""The names of torch that are private and needed all the same, in one place: when torch renames one, this file changes.
+
+``Module._modules``, ``_parameters`` and ``_buffers`` are not here: every pickled module holds them, so they cannot go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.batchnorm import _NormBase as NormBase
+from torch.nn.modules.dropout import _DropoutNd as Dropout
+from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNorm
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd as AdaptiveAvgPool
+from torch.nn.modules.pooling import _AdaptiveMaxPoolNd as AdaptiveMaxPool
+from torch.nn.modules.pooling import _AvgPoolNd as AvgPool
+from torch.nn.modules.pooling import _LPPoolNd as LPPool
+from torch.nn.modules.pooling import _MaxPoolNd as MaxPool
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = [
+    "HOOKS",
+    "AdaptiveAvgPool",
+    "AdaptiveMaxPool",
+    "AvgPool",
+    "BatchNorm",
+    "Dropout",
+    "InstanceNorm",
+    "LPPool",
+    "MaxPool",
+    "NormBase",
+    "TorchDispatchMode",
+    "packet",
+    "pytree",
+    "same_convolution",
+    "set_border",
+    "viewed",
+]
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+
+
+def packet(function: Any) -> Any:
+    """The operation of which an aten overload is one form: ``aten.add`` of ``aten.add.Tensor``."""
+    return function._overloadpacket
+
+
+def viewed(tensor: Tensor) -> Tensor | None:
+    """The tensor of which another one is a view; None where it is a view of nothing."""
+    return tensor._base
+
+
+def set_border(conv: Conv, sides: Sequence[int]) -> None:
+    """Tell a convolution how wide the border is that its padding mode makes: two sides an axis, the last axis first."""
+    conv._reversed_padding_repeated_twice = list(sides)
+
+
+def same_convolution(kind: type[Conv], other: type[Conv]) -> bool:
+    """Whether two classes convolve by the same code."""
+    return kind.forward is other.forward and kind._conv_forward is other._conv_forward
