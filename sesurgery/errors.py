@@ -90,7 +90,7 @@ class FrozenValueError(SurgeryError):
 class Unfit(Exception):
     """A node or an edit has no meaning at a site. Its text is the reason given to the user.
 
-    Raised inside planning and turned into a :class:`~sesurgery.records.Skip`; it never reaches a caller.
+    Raised inside planning and turned into a :class:`~sesurgery.plans.Skip`; it never reaches a caller.
     """
 
 

@@ -35,7 +35,7 @@ class Merge:
     Attributes:
         host: the module whose forward holds it.
         node: the ``add``, ``cat`` or ``mul``.
-        op, kind: as in :class:`~sesurgery.records.MergeInfo`.
+        op, kind: as in :class:`~sesurgery.plans.MergeInfo`.
         fork: where the branches part; None where they come in by different arguments.
         identity: the operand at the end of the identity branch, for residual merges.
         branches: the other operands: the ends of the residual branches.

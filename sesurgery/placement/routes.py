@@ -19,7 +19,7 @@ from sesurgery.tracing.trace import Trace
 
 
 def way_to(survey: Survey, site: Site, edit: Insert, taken: Mapping[nn.Module, set[str]]) -> tuple[str, nn.Module, str]:
-    """How the node gets there (see :class:`~sesurgery.records.Edit`), into which host and under which name."""
+    """How the node gets there (see :class:`~sesurgery.plans.Edit`), into which host and under which name."""
     bare = edit.options.get("init") == "identity"
     socket = socket_at(survey, site, bare) if edit.name is None else None
     if socket is not None and socket[0] not in taken[site.host]:

@@ -104,7 +104,7 @@ class CountingMode(TorchDispatchMode):
         return 2 * self.macs + sum(self.items[kind] for kind in ("pool", "activation", "gate", "scale"))
 
     def cost(self, params: int, activation_bytes: int = 0) -> Cost:
-        """What was counted, as a :class:`~sesurgery.records.Cost`."""
+        """What was counted, as a :class:`~sesurgery.plans.Cost`."""
         return Cost(params, self.macs, self.flops, dict(self.items), dict(self.uncounted), activation_bytes)
 
 

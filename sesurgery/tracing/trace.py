@@ -1,8 +1,8 @@
 """One module's forward as a torch.fx graph, its children left whole, every node with the value it had.
 
-The trace follows a recorded call (a :class:`~sesurgery.probe.Frame`) step by step: a child's result is taken from the
-record, everything else is computed on ``meta``. So shapes and channel axes are known at every node, and a trace that
-strays from what the module really did is found out instead of believed.
+The trace follows a recorded call (a :class:`~sesurgery.recording.recorder.Frame`) step by step: a child's result is
+taken from the record, everything else is computed on ``meta``. So shapes and channel axes are known at every node, and
+a trace that strays from what the module really did is found out instead of believed.
 """
 
 from __future__ import annotations
