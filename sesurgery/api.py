@@ -23,6 +23,7 @@ from sesurgery.plans import Cost, Inspection, Plan
 from sesurgery.recipe.recipe import load_recipe, override
 from sesurgery.recipe.rules import Recipe
 from sesurgery.tracing.survey import Survey, has_own_forward, survey
+from sesurgery.words.text import listed, reason
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 
@@ -85,7 +86,7 @@ def plan(
         stages: takes the place of the recipe's stages: ``4``, ``"1,3"``, ``"2-4"``, ``"-1"``, ``"last2"``, ``"all"``.
         module: another node for the recipe's places: ``"eca"``.
         example_input: a tensor (N, C, H, W), or a tuple of positional arguments; derived where left out.
-        input_size: ``(3, 224, 224)``, in the place of an example.
+        input_size: ``(3, 224, 224)``, ``"3,224,224"`` or ``"224"``, in the place of an example.
         model_args: arguments for the model's builder, where it is given by name.
         progress: called as ``progress(step, done, total)``.
         **options: options of the node: ``reduction=8``, ``init="identity"``.
@@ -210,7 +211,7 @@ def _copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
-            f"the model cannot be copied: {type(error).__name__}: {error}",
+            f"the model cannot be copied: {reason(error)}",
             where=type(model).__name__,
             remedy="operate on it itself: inplace=True",
         ) from error
@@ -222,11 +223,7 @@ def _advice(made: Draft) -> list[str]:
     for edit in made.plan.edits:
         for note in edit.notes:
             places.setdefault(note, []).append(edit.path)
-    return [f"{_some(paths)}: {note}" for note, paths in places.items()]
-
-
-def _some(paths: Sequence[str]) -> str:
-    return paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    return [f"{listed(paths, 1)}: {note}" for note, paths in places.items()]
 
 
 __all__ = ["Surgery", "SurgeryError", "apply", "inspect", "plan", "revert"]

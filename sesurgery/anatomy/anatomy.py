@@ -16,6 +16,7 @@ from sesurgery.plans import MergeInfo, Stage
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.nested import tensors_in
 from sesurgery.tracing.survey import Survey, has_own_forward
+from sesurgery.words.paths import below, join, outwards
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,7 @@ class Anatomy:
     def block_of(self, path: str) -> nn.Module | None:
         """The innermost block that holds the module at ``path`` (or is it)."""
         by_path = {self.survey.paths[block]: block for block in self.blocks}
-        parts = path.split(".") if path else []
-        for end in range(len(parts), -1, -1):
-            block = by_path.get(".".join(parts[:end]))
-            if block is not None:
-                return block
-        return None
+        return next((by_path[outer] for outer in outwards(path) if outer in by_path), None)
 
     def stage_of(self, value: torch.Tensor, path: str) -> int | None:
         """The stage of an activation made in the module at ``path``: its block's, or the one of its resolution."""
@@ -66,7 +62,7 @@ class Anatomy:
                 value = merge.node.meta["val"]
                 axis = channel_axis(value)
                 channels = None if axis is None else value.shape[axis]
-                place = f"{path}.{merge.node.name}" if path else merge.node.name
+                place = join(path, merge.node.name)
                 found.append(MergeInfo(place, merge.op, merge.kind, self.stage_of(value, path), channels))
         return tuple(found)
 
@@ -132,18 +128,13 @@ def _in_chain(survey: Survey, module: nn.Module) -> bool:
 
 
 def _inside(survey: Survey, module: nn.Module, others: list[nn.Module]) -> bool:
-    path = survey.paths[module]
-    return any(path.startswith(survey.paths[other] + ".") for other in others)
+    return any(below(survey.paths[module], survey.paths[other]) for other in others)
 
 
 def _touches(survey: Survey, module: nn.Module, others: set[nn.Module]) -> bool:
     """Whether a module lies in one of the others or holds one."""
     path = survey.paths[module]
-    for other in others:
-        theirs = survey.paths[other]
-        if path.startswith(theirs + ".") or theirs.startswith(path + "."):
-            return True
-    return False
+    return any(below(path, survey.paths[other]) or below(survey.paths[other], path) for other in others)
 
 
 def _kernels(survey: Survey) -> list[nn.Module]:

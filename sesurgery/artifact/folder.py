@@ -27,6 +27,7 @@ from sesurgery.artifact.names import NAMES, NEW, RECORD, TEMPORARY, Role
 from sesurgery.artifact.record import MAX_BYTES, Record, WeightsFile, parse
 from sesurgery.artifact.safetensors_writer import write_tensors
 from sesurgery.errors import ArtifactError
+from sesurgery.words.text import one_line
 
 _SAVE_AGAIN = "save the operation again, or take the folder from a backup"
 
@@ -126,8 +127,8 @@ def read_tensors(path: Path, wanted: WeightsFile) -> dict[str, Tensor]:
     except (OSError, ArtifactError):
         raise
     except Exception as error:
-        text = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"is no safetensors file ({text})", where=str(path), remedy=_SAVE_AGAIN) from error
+        what = f"is no safetensors file ({one_line(error)})"
+        raise ArtifactError(what, where=str(path), remedy=_SAVE_AGAIN) from error
     if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
         raise ChangedError("changed while it was read", where=str(path), remedy="load it again")
     return tensors

@@ -14,6 +14,7 @@ from torch import nn
 from sesurgery.artifact.names import Role
 from sesurgery.errors import ArtifactError
 from sesurgery.plans import Plan
+from sesurgery.words.text import one_line
 
 VERSION = 1
 MAX_BYTES = 64 << 20
@@ -96,7 +97,7 @@ def parse(data: bytes, where: str) -> Record:
     try:
         raw = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        text = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+        text = "nested too deep" if isinstance(error, RecursionError) else one_line(error)
         raise ArtifactError(f"is truncated or no JSON ({text})", where=where, remedy=_AGAIN) from None
     if not isinstance(raw, dict) or raw.get("format") != "sesurgery":
         raise ArtifactError("is no record of an operation", where=where, remedy=_FOLDER)
@@ -140,7 +141,7 @@ def _plan(data: dict[str, Any], where: str) -> Plan:
     try:
         plan = Plan.from_dict(data)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        text = " ".join(str(error).split())[:200]
+        text = one_line(error)
         raise ArtifactError(f"holds no plan ({text})", where=where, remedy=_AGAIN) from None
     if not plan.edits:
         raise ArtifactError("its plan changes nothing", where=where, remedy=_AGAIN)

@@ -19,6 +19,7 @@ from sesurgery.operating.backup import MODEL_MARK
 from sesurgery.operating.perform import revert
 from sesurgery.planning.operation import drafted, operate
 from sesurgery.plans import Plan
+from sesurgery.words.text import one_line
 
 LIBRARIES = ("timm", "torchvision")
 # A model may need more memory on the way than in the end, where one operation takes away what another put in.
@@ -131,9 +132,9 @@ def _replay(
         operate(model, made, spec)
     except Exception as error:
         # The plan is data from a file: whatever goes wrong with it is a fault of the file.
-        text = " ".join(str(error).split())[:400] or type(error).__name__
         remedy = f"load it with the versions it was saved with{_differences(artifact.record)}"
-        raise ArtifactError(f"cannot be repeated on this model ({text})", where=where, remedy=remedy) from error
+        what = f"cannot be repeated on this model ({one_line(error, 400)})"
+        raise ArtifactError(what, where=where, remedy=remedy) from error
 
 
 def _differences(record: Record) -> str:

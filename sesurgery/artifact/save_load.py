@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sesurgery.api import Surgery
 from sesurgery.artifact import folder as files
-from sesurgery.artifact.names import RECORD, Role, is_ours
+from sesurgery.artifact.names import NEW_FOLDER, RECORD, Role, check_target
 from sesurgery.artifact.record import Base, Operation, Record, parse
 from sesurgery.artifact.replay import Artifact, rebuilt, versions
 from sesurgery.artifact.tensors import collect, expand, reverted
@@ -44,7 +44,8 @@ def save(operated: Surgery | nn.Module, folder: str | Path, *, overwrite: bool |
         ArtifactError: the folder cannot take it, or the model cannot be stored; nothing has changed then.
     """
     model = operated.model if isinstance(operated, Surgery) else operated
-    place = _target(folder, overwrite is not False)
+    place = Path(folder)
+    check_target(place, str(place), None if overwrite is not False else "overwrite=True replaces it")
     history = _history(model)
     weights = collect(model)
     tensors: dict[Role, dict[str, Tensor]] = {"model": weights.model}
@@ -133,8 +134,8 @@ def revert_folder(folder: str | Path, output: str | Path) -> Path:
     artifact = read(folder)
     place = Path(output)
     if place.is_dir() and any(place.iterdir()):
-        raise ArtifactError("holds files already", where=str(place), remedy="name a new or empty folder")
-    place = _target(place, True)
+        raise ArtifactError("holds files already", where=str(place), remedy=NEW_FOLDER)
+    check_target(place, str(place), None)
     state = reverted(artifact.model, artifact.removed, artifact.record.exchanged)
     base = artifact.record.base
     said = {"format": "sesurgery base", "base": base.model_dump() if base else None, "versions": versions()}
@@ -172,24 +173,6 @@ def _stamp(place: Path) -> list[tuple[str, int, int]]:
         return sorted((entry.name, entry.inode(), entry.stat().st_mtime_ns) for entry in entries)
     except OSError:
         return []
-
-
-def _target(folder: str | Path, may_replace: bool) -> Path:
-    place = Path(folder)
-    where = str(place)
-    if place.exists() and not place.is_dir():
-        raise ArtifactError("is a file", where=where, remedy="name a folder")
-    if place.is_dir() and any(place.iterdir()):
-        if not is_ours(place):
-            raise ArtifactError("the folder holds other files", where=where, remedy="name a new or empty folder")
-        if not may_replace:
-            raise ArtifactError("an artefact is there already", where=where, remedy="overwrite=True replaces it")
-    near = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
-    if not near.is_dir():
-        raise ArtifactError(f"{near} is a file", where=where, remedy="name a folder")
-    if not os.access(near, os.W_OK | os.X_OK):
-        raise ArtifactError(f"{near} may not be written to", where=where, remedy="choose a folder that is yours")
-    return place
 
 
 def _write(place: Path, tensors: dict[Role, dict[str, Tensor]], describe: files.Describe, record: str) -> None:

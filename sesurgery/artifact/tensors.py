@@ -13,6 +13,8 @@ from sesurgery.artifact.names import Role
 from sesurgery.artifact.safetensors_writer import DTYPES
 from sesurgery.errors import ArtifactError
 from sesurgery.operating.backup import mark_of
+from sesurgery.words.paths import join
+from sesurgery.words.text import last_line, listed, shown
 
 State = dict[str, Tensor]
 # Between the place that something was taken from and the names inside it.
@@ -64,7 +66,7 @@ def exchanges(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modu
     for path, host in model.named_modules(remove_duplicate=False):
         mark = mark_of(host)
         for name, (kind, old) in mark.attributes.items() if mark else ():
-            place = f"{prefix}{path}.{name}" if path else f"{prefix}{name}"
+            place = f"{prefix}{join(path, name)}"
             yield place, old if kind == "module" else None
             if kind == "module" and old is not None:
                 yield from exchanges(old, f"{place}{INSIDE}")
@@ -204,9 +206,8 @@ def _check_fit(module: nn.Module, state: State, where: str) -> None:
 
 def _some(what: str, keys: Iterable[str], note: Any = lambda key: "") -> list[str]:
     names = sorted(keys)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    listed = ", ".join(f"{name[:80]}{note(name)}" for name in names[:_SHOWN])
-    return [f"{len(names)} {what}: {listed}{more}"] if names else []
+    some = listed(names, _SHOWN, lambda name: f"{shown(name, 80)}{note(name)}")
+    return [f"{len(names)} {what}: {some}"] if names else []
 
 
 def _alike(own: Tensor, given: Tensor) -> bool:
@@ -225,8 +226,7 @@ def _pour(module: nn.Module, state: State, where: str) -> None:
     try:
         module.load_state_dict(full)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        raise ArtifactError(f"the model refused its weights: {line}", where=where, remedy=_OTHER) from error
+        raise ArtifactError(f"the model refused its weights: {last_line(error)}", where=where, remedy=_OTHER) from error
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> None:

@@ -14,6 +14,7 @@ from sesurgery.attention.entry import Entry
 from sesurgery.attention.port import LAYOUTS, Port
 from sesurgery.attention.registry import check_options, entry
 from sesurgery.errors import InputError, Unfit
+from sesurgery.words.text import reason
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ def build(name: str, port: Port, options: Mapping[str, Any] | None = None) -> nn
         Unfit: where the node has no meaning at the port; its text says why.
     """
     case = _case(name, port, options or {})
-    reason = _reason(case)
-    if reason:
-        raise Unfit(reason)
+    refused = _reason(case)
+    if refused:
+        raise Unfit(refused)
     return _construct(case)
 
 
@@ -77,8 +78,7 @@ def _reason(case: _Case) -> str | None:
     except NotImplementedError:
         return None  # a node that has no meta kernels cannot be tried out
     except Exception as error:
-        text = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}".rstrip(": ")
-        return f"{found.name} cannot take {port.words} of shape {port.shape}: {text}"
+        return f"{found.name} cannot take {port.words} of shape {port.shape}: {reason(error)}"
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
     if shape == port.shape:
         return None

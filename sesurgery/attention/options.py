@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sesurgery.errors import either, nearest
+from sesurgery.words.text import shown
 
 ACTIVATIONS = (
     "relu",
@@ -115,7 +116,4 @@ RULES: dict[str, Rule] = {
 
 
 def _short(value: object) -> str:
-    if isinstance(value, int) and abs(value) >= 10**60:
-        return "a number of more than 60 digits"  # python refuses to print one of thousands
-    text = f'"{value}"' if isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return f'"{shown(value)}"' if isinstance(value, str) else shown(value)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sesurgery.artifact.names import NEW_FOLDER
 from sesurgery.cli import options as opt
 from sesurgery.cli.exit_codes import Guarded
 
@@ -118,7 +119,7 @@ def revert(
     output: opt.RevertOutput,
 ) -> None:
     """Undo a saved operation: the original model, with the weights it has in FOLDER."""
-    opt.check_output(output, force=False)
+    opt.check_output(output, force=False, remedy=NEW_FOLDER)
     from sesurgery.cli.progress import progress
 
     with progress() as step:

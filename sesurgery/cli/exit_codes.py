@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from sesurgery.errors import SurgeryError
+from sesurgery.words.text import one_line
 
 INTERRUPTED = 130
 
@@ -60,8 +61,7 @@ def report(error: Exception) -> int:
     if isinstance(error, OSError) and error.filename is not None:
         say(f"error: {error.filename}: {error.strerror}")
         return 1
-    text = " ".join(str(error).split()) or "no message"
-    say(f"internal error: {type(error).__name__}: {text}", "set SESURGERY_DEBUG=1 for the traceback")
+    say(f"internal error: {type(error).__name__}: {one_line(error, 2000)}", "set SESURGERY_DEBUG=1 for the traceback")
     return 1
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sesurgery.artifact.names import is_ours
-from sesurgery.errors import ArtifactError, InputError, WeightsError
+from sesurgery.artifact.names import check_target
+from sesurgery.errors import InputError, WeightsError
+from sesurgery.models.input_size import read_input_size
 
 MODEL_HELP = "resnet50, timm:NAME, torchvision:NAME, path/net.py:factory or package.module:factory."
 STAGES_HELP = (
@@ -111,16 +112,8 @@ def parse_options(settings: list[str] | None, init: str | None) -> dict[str, Any
 
 
 def parse_input_size(text: str | None) -> tuple[int, ...] | None:
-    """``"3,224,224"`` as ``(3, 224, 224)``, ``"224"`` as ``(3, 224, 224)``, ``"192,256"`` as ``(3, 192, 256)``."""
-    if text is None:
-        return None
-    words = text.replace("x", ",").split(",")
-    if not all(word.strip().isascii() and word.strip().isdigit() and 0 < int(word) < 1 << 20 for word in words):
-        raise InputError(f'"{text}" is no input size', where="--input-size", remedy="write C,H,W such as 3,224,224")
-    size = tuple(int(word) for word in words)
-    if len(size) == 1:
-        return (3, *size, *size)
-    return size if len(size) > 2 else (3, *size)
+    """What ``--input-size`` says, read as ``input_size=`` is in Python."""
+    return None if text is None else read_input_size(text, where="--input-size")
 
 
 def check_weights(weights: Path | None, pretrained: bool) -> None:
@@ -137,23 +130,10 @@ def check_weights(weights: Path | None, pretrained: bool) -> None:
         raise WeightsError("may not be read", where=f"--weights {weights}", remedy="check its permissions")
 
 
-def check_output(folder: Path | None, force: bool) -> None:
-    """Raise where ``folder`` cannot take an artefact, before any work is done for it."""
-    if folder is None:
-        return
-    where = f"-o {folder}"
-    if folder.exists() and not folder.is_dir():
-        raise ArtifactError("is a file", where=where, remedy="name a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not is_ours(folder):
-            raise ArtifactError("the folder holds other files", where=where, remedy="name a new or empty folder")
-        if not force:
-            raise ArtifactError("an artefact is there already", where=where, remedy="--force replaces it")
-    parent = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    if not parent.is_dir():
-        raise ArtifactError(f"{parent} is a file", where=where, remedy="name a folder")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ArtifactError(f"{parent} may not be written to", where=where, remedy="choose a folder that is yours")
+def check_output(folder: Path | None, force: bool, remedy: str = "--force replaces it") -> None:
+    """Raise where ``folder`` cannot take an artefact; ``remedy`` is for one that is there and may not be replaced."""
+    if folder is not None:
+        check_target(folder, f"-o {folder}", None if force else remedy)
 
 
 def _neighbours(weights: Path) -> str:

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sesurgery.errors import ModelError, WeightsError, nearest
+from sesurgery.words.text import last_line, listed, reason
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Where training scripts put the weights inside their checkpoints; the first that is there is taken.
@@ -47,7 +47,7 @@ class LoadReport:
         """Sentences about weights that cannot be right."""
         if not self.nonfinite:
             return ()
-        return (f"{len(self.nonfinite)} tensors hold NaN or infinity: {_listed(self.nonfinite)}",)
+        return (f"{len(self.nonfinite)} tensors hold NaN or infinity: {listed(self.nonfinite, SHOWN)}",)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -138,10 +138,8 @@ def _read_torch(path: Path) -> object:
 
 
 def _broken(path: Path, error: Exception) -> WeightsError:
-    sentence = str(error).strip().split("\n")[0].split(". ")[0][:200]
-    reason = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
     remedy = "save or download it again"
-    return WeightsError(f"is truncated or no checkpoint ({reason})", where=str(path), remedy=remedy)
+    return WeightsError(f"is truncated or no checkpoint ({reason(error)})", where=str(path), remedy=remedy)
 
 
 def _unwrap(data: object, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -203,21 +201,16 @@ def _check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], kept: Map
         return
     lines = []
     if missing:
-        lines.append(f"{len(missing)} missing: {_listed(missing)}")
+        lines.append(f"{len(missing)} missing: {listed(missing, SHOWN)}")
     if unexpected:
-        lines.append(f"{len(unexpected)} unexpected: {_listed(unexpected, lambda key: _hint(key, missing or own))}")
+        known = missing or own
+        lines.append(f"{len(unexpected)} unexpected: {listed(unexpected, SHOWN, lambda key: key + _hint(key, known))}")
     if shapes:
-        differ = _listed(shapes, lambda key: f" is {_kind(state[key])}, the model's {_kind(own[key])}")
+        differ = listed(shapes, SHOWN, lambda key: f"{key} is {_kind(state[key])}, the model's {_kind(own[key])}")
         lines.append(f"{len(shapes)} of another shape: {differ}")
     what = "\n  ".join(("does not fit the model, and nothing was loaded", *lines))
     remedy = "name the model it was made for, with the --model-arg values it was made with"
     raise WeightsError(what, where=where, remedy=remedy)
-
-
-def _listed(keys: Iterable[str], note: Any = lambda key: "") -> str:
-    names = list(keys)
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(f"{key}{note(key)}" for key in names[:SHOWN]) + more
 
 
 def _hint(key: str, known: Iterable[str]) -> str:
@@ -245,8 +238,7 @@ def _copy(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
         with torch.no_grad():
             for key, value in _tensors(model).items():
                 value.copy_(before[key])
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise WeightsError(f"the model refused it, and keeps what it had: {lines[-1].strip()}", where=where) from error
+        raise WeightsError(f"the model refused it, and keeps what it had: {last_line(error)}", where=where) from error
 
 
 def _cast_notes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -4,56 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sesurgery.errors import InputError
+from sesurgery.models.input_size import Shape, read_input_size
 
-MAX_ELEMENTS = 10**9
 FRAMES = 16  # of a video, where nothing says how many
 DETECTION_SIZE = 320
 IMAGE_SIZES = (224, 64, 32, 28, 256, 384, 512, 96, 16, 8)
 VIDEO_SIZES = (112, 224, 64, 32)
 LENGTHS = (256, 1024, 128, 64, 16000, 16)
 
-Shape = tuple[int, ...]
-
-
-def parse_input_size(text: str) -> Shape:
-    """``"3,224,224"`` (or ``3x224x224``) as the size of one sample, without the batch axis.
-
-    Raises:
-        InputError: not numbers, not positive, or more than 1e9 elements.
-    """
-    where = f'input size "{text[:60]}"'
-    remedy = "write the size of one sample, such as 3,224,224"
-    parts = [part.strip() for part in text.lower().replace("x", ",").split(",")]
-    if not all(part.isascii() and part.isdecimal() for part in parts):
-        raise InputError("must be whole positive numbers with commas between them", where=where, remedy=remedy)
-    if any(len(part) > 10 for part in parts):
-        raise InputError(f"more than {MAX_ELEMENTS:,} elements", where=where, remedy=remedy)
-    size = tuple(int(part) for part in parts)
-    check_input_size(size)
-    return size
-
-
-def check_input_size(size: Sequence[int]) -> None:
-    """Raise ``InputError`` where ``size`` is no size of one sample: empty, not positive or above 1e9 elements."""
-    where = f"input size {','.join(map(str, size)) or '()'}"
-    remedy = "write the size of one sample, such as 3,224,224"
-    if not size or any(not isinstance(n, int) or isinstance(n, bool) or n <= 0 for n in size):
-        raise InputError("every number must be a whole number above 0", where=where, remedy=remedy)
-    if prod(size) > MAX_ELEMENTS:
-        raise InputError(f"more than {MAX_ELEMENTS:,} elements", where=where, remedy=remedy)
-
 
 def candidates(
     model: nn.Module,
     declared: Sequence[Shape] = (),
-    input_size: Sequence[int] | None = None,
+    input_size: Sequence[int] | str | None = None,
     device: str | torch.device = "meta",
     args: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Any, ...]]:
@@ -73,15 +41,15 @@ def candidates(
 def _sizes(
     model: nn.Module,
     declared: Sequence[Shape],
-    input_size: Sequence[int] | None,
+    input_size: Sequence[int] | str | None,
     args: Mapping[str, Any],
     detector: bool,
 ) -> Iterator[tuple[Shape, bool]]:
     """Sizes of one sample, each once, and whether its values are indices into an embedding."""
     layers = _first_layers(model)
     if input_size is not None:
-        check_input_size(input_size)
-        yield tuple(input_size), len(input_size) == 1 and bool(layers) and isinstance(layers[0], nn.Embedding)
+        size = read_input_size(input_size)
+        yield size, len(size) == 1 and bool(layers) and isinstance(layers[0], nn.Embedding)
         return
     found: list[tuple[Shape, bool]] = [(size, False) for size in _own_sizes(model, args)]
     found += [(size, False) for size in declared]

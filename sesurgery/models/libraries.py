@@ -14,7 +14,7 @@ from torch import nn
 
 from sesurgery.errors import InputError, ModelError, UnknownNameError, nearest
 from sesurgery.models.example_inputs import FRAMES
-from sesurgery.models.user_factories import reason
+from sesurgery.words.text import reason
 
 Library = Literal["timm", "torchvision"]
 # Arguments of the libraries' builders that would fetch or read weights behind the caller's back.

@@ -18,17 +18,11 @@ from typing import Any
 from torch import nn
 
 from sesurgery.errors import InputError, ModelError, UnknownNameError, either, nearest
+from sesurgery.words.paths import within
+from sesurgery.words.text import reason
 
 # What somebody else's code may raise; SystemExit too, since a script that is imported may end itself.
 FOREIGN = (Exception, SystemExit)
-
-
-def reason(error: BaseException) -> str:
-    """The class and the first line of an error, for a message of one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0].rstrip(".") if lines else ""
-    text = text if len(text) <= 300 else text[:297] + "..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -126,7 +120,7 @@ def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(error.name + ".")):
+        if error.name and within(name, error.name):
             remedy = "install it, or run from the folder that holds it"
             raise ModelError(f'no module named "{error.name}"', where=name, remedy=remedy) from error
         raise ModelError(f"importing it failed with {reason(error)}", where=name) from error

@@ -18,7 +18,6 @@ from sesurgery.errors import InputError
 from sesurgery.models import example_inputs as inputs
 from sesurgery.models import libraries
 from sesurgery.models import user_factories as factories
-from sesurgery.models.example_inputs import parse_input_size
 from sesurgery.models.libraries import is_timm_name, list_names
 from sesurgery.models.weightless import build_on_meta
 
@@ -29,7 +28,6 @@ __all__ = [
     "example_input",
     "is_timm_name",
     "list_names",
-    "parse_input_size",
     "resolve",
 ]
 
@@ -116,13 +114,13 @@ def create(spec: ModelSpec, *, device: str | torch.device = "cpu", pretrained: b
 def candidate_inputs(
     model: nn.Module,
     spec: ModelSpec | None = None,
-    input_size: Sequence[int] | None = None,
+    input_size: Sequence[int] | str | None = None,
     device: str | torch.device = "meta",
 ) -> Iterator[tuple[Any, ...]]:
     """Positional arguments for one forward with a batch of 1, the most plausible first; the caller runs them.
 
     Sizes come from the model's own attributes, from what its library publishes with its weights, and from its first
-    layers. ``input_size`` is the size of one sample, (C, H, W), (C, T, H, W), (L, C) or (L,), and leaves one candidate.
+    layers. ``input_size`` is the size of one sample, as ``read_input_size`` takes it, and leaves one candidate.
     """
     declared: tuple[tuple[int, ...], ...] = ()
     if spec is not None and spec.source == "torchvision" and input_size is None:
@@ -133,7 +131,7 @@ def candidate_inputs(
 def example_input(
     model: nn.Module,
     spec: ModelSpec | None = None,
-    input_size: Sequence[int] | None = None,
+    input_size: Sequence[int] | str | None = None,
     device: str | torch.device = "meta",
 ) -> tuple[Any, ...]:
     """The first of ``candidate_inputs``: the arguments of one forward, such as ``(tensor of (1, 3, 224, 224),)``."""

@@ -28,12 +28,13 @@ from sesurgery.placement.sites import (
     follow,
     output_site,
     place_in,
-    within,
     wrapping,
 )
 from sesurgery.plans import Skip
 from sesurgery.recipe.phrases import At, register_phrase
 from sesurgery.recording.channel_axes import channel_axis
+from sesurgery.tracing.survey import hidden_in
+from sesurgery.words.text import listed
 
 Found = Iterable[Site | Skip]
 Placement = Callable[[Anatomy, At], Found]
@@ -70,7 +71,7 @@ def sites(anatomy: Anatomy, at: At) -> Iterator[Site | Skip]:
 def _merges(anatomy: Anatomy, op: str) -> Iterator[tuple[nn.Module, Merge]]:
     attention = anatomy.attention
     for host, merges in anatomy.merges.items():
-        if within(anatomy, host, attention):
+        if hidden_in(anatomy.survey, host, attention):
             continue
         for merge in merges:
             if merge.op == op:
@@ -185,7 +186,7 @@ def before_pooling(anatomy: Anatomy, at: At) -> Found:
     """Before each pooling with a window that lies in no block: the end of a block of a plain network."""
     if anatomy.blocks:
         kinds = sorted({type(block).__name__ for block in anatomy.blocks})
-        yield Skip("", f"this network is built of {', '.join(kinds[:3])} blocks, not of plain runs between poolings")
+        yield Skip("", f"this network is built of {listed(kinds)} blocks, not of plain runs between poolings")
         return
     for host, traced in anatomy.survey.chains_and_hosts():
         for node in traced.graph.nodes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,9 @@ from sesurgery.anatomy.layer_kinds import Child, drops, follows
 from sesurgery.anatomy.merges import Merge
 from sesurgery.plans import Skip
 from sesurgery.recording.compat import AdaptiveAvgPool, AdaptiveMaxPool
+from sesurgery.tracing.survey import hidden_in
 from sesurgery.tracing.trace import Trace
+from sesurgery.words.paths import below, join, outwards
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def convs_of(anatomy: Anatomy, test: Callable[[nn.Module], bool]) -> Iterator[tu
     hidden = anatomy.attention | _projections(anatomy)
     groups: dict[nn.Module | None, list[nn.Module]] = {}
     for module in survey.probe.frames:
-        if test(module) and not within(anatomy, module, hidden):
+        if test(module) and not hidden_in(survey, module, hidden):
             groups.setdefault(anatomy.block_of(survey.paths[module]), []).append(module)
     yield from groups.items()
 
@@ -145,7 +147,7 @@ def _innermost(anatomy: Anatomy, module: nn.Module) -> nn.Module:
     """The block (or layer) that gives a module's output, where the module only hands it on."""
     survey = anatomy.survey
     paths = [survey.paths[block] for block in anatomy.blocks if survey.paths[block]]
-    holding = {survey.module(path.rsplit(".", end)[0]) for path in paths for end in range(path.count(".") + 1)}
+    holding = {survey.module(outer) for path in paths for outer in outwards(path)[:-1]}
     while module not in anatomy.blocks:
         traced = survey.trace(module)
         last = output_of(traced) if isinstance(traced, Trace) else None
@@ -164,17 +166,15 @@ def wrapping(anatomy: Anatomy, block: nn.Module, stage: int | None) -> nn.Module
     found = block
     frame = survey.frame(block)
     size = resolution(frame.output) if frame is not None and isinstance(frame.output, torch.Tensor) else None
-    parts = survey.paths[block].split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        outer = survey.module(".".join(parts[:end]))
+    for path in outwards(survey.paths[block])[1:-1]:
+        outer = survey.module(path)
         frame = survey.frame(outer)
         if frame is None:
             continue
         output = frame.output
         if not isinstance(output, torch.Tensor) or size is None or resolution(output) != size:
             break
-        prefix = survey.paths[outer] + "."
-        stages = {number for other, number in anatomy.blocks.items() if survey.paths[other].startswith(prefix)}
+        stages = {number for other, number in anatomy.blocks.items() if below(survey.paths[other], path)}
         if stage is not None and stages != {stage}:
             break
         found = outer
@@ -191,19 +191,12 @@ def _projections(anatomy: Anatomy) -> set[nn.Module]:
     return found
 
 
-def within(anatomy: Anatomy, module: nn.Module, others: Set[nn.Module]) -> bool:
-    paths = anatomy.survey.paths
-    path = paths[module]
-    return any(path == paths[other] or path.startswith(paths[other] + ".") for other in others)
-
-
 def place_in(anatomy: Anatomy, host: nn.Module, node: Node) -> str:
-    path = anatomy.survey.paths[host]
-    return f"{path}.{node.name}" if path else node.name
+    """How a node of a host's forward is called in messages."""
+    return join(anatomy.survey.paths[host], node.name)
 
 
 def place_of(anatomy: Anatomy, site: Site) -> str:
     """How a site is called in messages: the module, or the node of its forward."""
-    path = anatomy.survey.paths[site.host]
     name = str(site.value.target) if site.value.op == "call_module" else site.value.name
-    return f"{path}.{name}" if path else name
+    return join(anatomy.survey.paths[site.host], name)

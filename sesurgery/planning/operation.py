@@ -60,8 +60,7 @@ def _inputs(
     if example_input is not None:
         yield example_input if isinstance(example_input, tuple) else (example_input,)
         return
-    size = zoo.parse_input_size(input_size) if isinstance(input_size, str) else input_size
-    yield from zoo.candidate_inputs(model, spec, None if size is None else tuple(size), device="meta")
+    yield from zoo.candidate_inputs(model, spec, input_size, device="meta")
 
 
 def name_of(model: nn.Module, spec: zoo.ModelSpec | None) -> str:

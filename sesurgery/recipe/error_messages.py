@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from sesurgery.errors import either, nearest
 from sesurgery.recipe.rules import ACTIONS, Recipe, action_problem
+from sesurgery.words.text import shown
 
 _KINDS = {
     "model_type": "a mapping (key: value)",
@@ -54,12 +55,6 @@ def place(loc: tuple[int | str, ...]) -> str:
     return text.removeprefix(".") or "recipe"
 
 
-def shown(value: object, size: int = 60) -> str:
-    """A value for a message: cut, and without control characters."""
-    plain = "".join(letter if letter.isprintable() else "?" for letter in str(value)[: size + 1])
-    return plain if len(plain) <= size else plain[: size - 1] + "…"
-
-
 def _problem(details: Any) -> str:
     loc, kind, given = details["loc"], details["type"], details["input"]
     if kind == "extra_forbidden":
@@ -97,7 +92,7 @@ def _described(value: object) -> str:
     if isinstance(value, (bool, float)):
         return str(value).lower()
     if isinstance(value, int):
-        return str(value) if abs(value) < 10**18 else "a huge number"
+        return shown(value)
     return "a mapping" if isinstance(value, Mapping) else "a list" if isinstance(value, (list, tuple)) else "this"
 
 

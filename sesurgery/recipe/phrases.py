@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sesurgery.errors import InputError, either, nearest
+from sesurgery.words.text import shown
 
 ROLES = ("place", "conv", "attention", "activation", "norm", "stage")
 
@@ -95,9 +96,9 @@ def parse_at(text: str) -> At:
     if name is None:
         raise _unknown(text, rest, nth)
     if not PHRASES[name].ordinal:
-        raise InputError(f'"{_shown(text)}"', where="at", remedy=f'"{name}" takes no number; write "{name}"')
+        raise InputError(f'"{shown(text)}"', where="at", remedy=f'"{name}" takes no number; write "{name}"')
     if nth == 0:
-        raise InputError(f'"{_shown(text)}"', where="at", remedy=f'count from 1 or, from the end, -1: "{At(name, 1)}"')
+        raise InputError(f'"{shown(text)}"', where="at", remedy=f'count from 1 or, from the end, -1: "{At(name, 1)}"')
     return At(name, nth)
 
 
@@ -133,12 +134,7 @@ def _unknown(text: str, words: list[str], nth: int | None = None) -> InputError:
         remedy = f"did you mean {either([meant])}?"
     else:
         remedy = f"it is one of: {', '.join(PHRASES)}"
-    return InputError(f'"{_shown(text)}"', where="at", remedy=remedy)
-
-
-def _shown(text: str) -> str:
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return plain if len(plain) <= 60 else plain[:59] + "…"
+    return InputError(f'"{shown(text)}"', where="at", remedy=remedy)
 
 
 for _name, _summary in {

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from sesurgery.attention import registry as catalogue
 from sesurgery.errors import InputError, RecipeError, UnknownNameError
 from sesurgery.recipe import safe_yaml as yaml_reader
-from sesurgery.recipe.error_messages import problems_of, shown
+from sesurgery.recipe.error_messages import problems_of
 from sesurgery.recipe.rules import EDITS, Insert, Recipe, Remove, Replace, Rewire, Rule
 from sesurgery.recipe.selectors import check_stages_syntax
+from sesurgery.words.text import shown
 
 __all__ = [
     "Insert",

@@ -21,6 +21,7 @@ from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
 from sesurgery.errors import RecipeError
+from sesurgery.words.text import one_line, shown
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
@@ -127,12 +128,12 @@ class _Loader(Reader, Scanner, Parser, Composer, _Resolver):
         event = self.peek_event()
         mark = event.start_mark
         if isinstance(event, yaml.AliasEvent):
-            raise _RefusedError(f"aliases (*{_cut(event.anchor)}) are not allowed; {_QUOTE}, or write it out", mark)
+            raise _RefusedError(f"aliases (*{shown(event.anchor)}) are not allowed; {_QUOTE}, or write it out", mark)
         if getattr(event, "anchor", None) is not None:
-            raise _RefusedError(f"anchors (&{_cut(event.anchor)}) are not allowed; {_QUOTE}, or write it out", mark)
+            raise _RefusedError(f"anchors (&{shown(event.anchor)}) are not allowed; {_QUOTE}, or write it out", mark)
         tag = getattr(event, "tag", None)
         if tag is not None and tag not in _CORE:
-            raise _RefusedError(f'the tag "{_cut(tag)}" is not allowed, a recipe is plain data; {_QUOTE}', mark)
+            raise _RefusedError(f'the tag "{shown(tag)}" is not allowed, a recipe is plain data; {_QUOTE}', mark)
         if self.depth >= MAX_DEPTH:
             raise _RefusedError(f"nested deeper than {MAX_DEPTH} levels; a recipe needs five", mark)
         self.depth += 1
@@ -153,7 +154,7 @@ def _compose(text: str, name: str) -> Node | None:
     except yaml.MarkedYAMLError as error:
         raise RecipeError(_at(name, error.problem_mark or error.context_mark), [_syntax(error)]) from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError, IndexError) as error:
-        raise RecipeError(f"{name}:1:1", [f"not readable as YAML ({_cut(str(error))}); check its syntax"]) from None
+        raise RecipeError(f"{name}:1:1", [f"not readable as YAML ({one_line(error, 60)}); check its syntax"]) from None
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
@@ -171,11 +172,6 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 
 def _at(name: str, mark: Any) -> str:
     return f"{name}:{mark.line + 1}:{mark.column + 1}" if mark is not None else f"{name}:1:1"
-
-
-def _cut(text: object, size: int = 60) -> str:
-    plain = _CONTROL.sub("?", str(text))
-    return plain if len(plain) <= size else plain[: size - 1] + "…"
 
 
 class _Builder:
@@ -198,20 +194,20 @@ class _Builder:
         for key_node, value_node in node.value:
             key = self.build(key_node) if isinstance(key_node, ScalarNode) else None
             if not isinstance(key, str):
-                shown = _cut(key_node.value) if isinstance(key_node, ScalarNode) else "this"
-                problem = f'a key must be a word, not {shown}; where commas belong to a value, quote it: stages: "1,3"'
+                name = shown(key_node.value) if isinstance(key_node, ScalarNode) else "this"
+                problem = f'a key must be a word, not {name}; where commas belong to a value, quote it: stages: "1,3"'
                 self._refuse(key_node, problem)
             elif key == "<<":
                 self._refuse(key_node, "merge keys (<<) are not allowed; write it out")
             elif key in result:
-                self._refuse(key_node, f'the key "{_cut(key)}" is there twice; remove one')
+                self._refuse(key_node, f'the key "{shown(key)}" is there twice; remove one')
             else:
                 result[key] = self.build(value_node)
         return result
 
     def _shape(self, node: Node, kind: str) -> None:
         if node.tag != _TAG + kind:
-            self._refuse(node, f"the tag {_cut(node.tag)} does not fit what follows; remove it")
+            self._refuse(node, f"the tag {shown(node.tag)} does not fit what follows; remove it")
 
     def _scalar(self, node: Node) -> Any:
         text, kind = str(node.value), str(node.tag).removeprefix(_TAG)
@@ -228,9 +224,9 @@ class _Builder:
                 return _integer(text)
             number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         except (ValueError, OverflowError):
-            return self._refuse(node, f'"{_cut(text)}" is no usable {kind}; correct it, or quote it if it is a word')
+            return self._refuse(node, f'"{shown(text)}" is no usable {kind}; correct it, or quote it if it is a word')
         if kind != "float" or not math.isfinite(number):
-            self._refuse(node, f'"{_cut(text)}" is no finite number; quote it if it is a word')
+            self._refuse(node, f'"{shown(text)}" is no finite number; quote it if it is a word')
         return number
 
     def _refuse(self, node: Node, problem: str) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sesurgery.errors import InputError
+from sesurgery.words.text import shown
 
 _STAGE_FORMS = 'use a form such as 4, "1,3", 2-4, "2-", -1, last, last2, first, first2 or all'
 _BLOCK_FORMS = 'use a form such as 0, "0,2", -1, ":4", "1:3", "::2", first, last2 or all'
@@ -103,12 +104,12 @@ def check_stages_syntax(text: str | int | list[Any]) -> str:
         well_formed = part == "all" or match or ends or _INDEX.fullmatch(part)
         zero = (match and int(match[1]) == 0) or (ends and ends[2] and int(ends[2]) == 0) or part.strip("-0") == ""
         if not well_formed:
-            raise InputError(f'"{_cut(part)}" selects no stages', where="stages", remedy=_STAGE_FORMS)
+            raise InputError(f'"{shown(part)}" selects no stages', where="stages", remedy=_STAGE_FORMS)
         if zero:
-            raise InputError(f'"{_cut(part)}" selects no stages', where="stages", remedy="stages count from 1")
+            raise InputError(f'"{shown(part)}" selects no stages', where="stages", remedy="stages count from 1")
         if match and match[2] and int(match[2]) < int(match[1]):
             remedy = f"write {match[2]}-{match[1]}"
-            raise InputError(f'"{_cut(part)}" runs backwards', where="stages", remedy=remedy)
+            raise InputError(f'"{shown(part)}" runs backwards', where="stages", remedy=remedy)
     return ",".join(parts)
 
 
@@ -119,10 +120,10 @@ def parse_blocks(text: str | int | list[Any]) -> str:
         match = _SLICE.fullmatch(part)
         ends = _ENDS.fullmatch(part)
         if not (part == "all" or match or _INDEX.fullmatch(part) or ends):
-            raise InputError(f'"{_cut(part)}" selects no blocks', where="blocks", remedy=_BLOCK_FORMS)
+            raise InputError(f'"{shown(part)}" selects no blocks', where="blocks", remedy=_BLOCK_FORMS)
         if (match and match[3] and int(match[3]) == 0) or (ends and ends[2] and int(ends[2]) == 0):
             remedy = 'every second block is "::2"'
-            raise InputError(f'"{_cut(part)}" selects no blocks', where="blocks", remedy=remedy)
+            raise InputError(f'"{shown(part)}" selects no blocks', where="blocks", remedy=remedy)
     return ",".join(parts)
 
 
@@ -152,9 +153,9 @@ def parse_compare(value: str | int | list[Any], where: str = "channels") -> Comp
         elif _KERNEL.fullmatch(part):
             exact.append(tuple(int(axis) for axis in part.split("x")))
         else:
-            raise InputError(f'"{_cut(part)}" is no condition on a number', where=where, remedy=_COMPARE_FORMS)
+            raise InputError(f'"{shown(part)}" is no condition on a number', where=where, remedy=_COMPARE_FORMS)
         if spans and spans[-1][0] > spans[-1][1]:
-            raise InputError(f'"{_cut(part)}" runs backwards', where=where, remedy=_COMPARE_FORMS)
+            raise InputError(f'"{shown(part)}" runs backwards', where=where, remedy=_COMPARE_FORMS)
     return Compare(",".join(parts), tuple(exact), tuple(spans), tuple(signs))
 
 
@@ -163,7 +164,7 @@ def _parts(value: object, where: str, forms: str) -> list[str]:
     texts = [_text(item, where, forms) for item in items]
     parts = ["".join(part.split()).lower() for part in ",".join(texts).split(",")]
     if not items or not all(parts) or len(parts) > 1000:
-        raise InputError(f'"{_cut(",".join(texts))}" selects nothing', where=where, remedy=forms)
+        raise InputError(f'"{shown(",".join(texts))}" selects nothing', where=where, remedy=forms)
     return parts
 
 
@@ -171,7 +172,8 @@ def _text(item: object, where: str, forms: str) -> str:
     if isinstance(item, str):
         return item
     if isinstance(item, bool) or not isinstance(item, int):
-        raise InputError(f"{_cut(item)} is neither a number nor text", where=where, remedy=forms)
+        given = "bool" if isinstance(item, bool) else shown(item)
+        raise InputError(f"{given} is neither a number nor text", where=where, remedy=forms)
     if abs(item) >= 10**9:
         raise InputError("a number with more than nine digits", where=where, remedy=forms)
     return str(item)
@@ -208,10 +210,3 @@ def _block_part(part: str, n: int) -> set[int]:
     index = int(part)
     index = index + n if index < 0 else index
     return {index} if 0 <= index < n else set()
-
-
-def _cut(value: object, size: int = 60) -> str:
-    # The slice comes before repr so that no huge number is ever turned into text.
-    text = value if isinstance(value, str) else type(value).__name__ if isinstance(value, int) else repr(value)
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text[: size + 1])
-    return plain if len(plain) <= size else plain[: size - 1] + "…"

@@ -19,6 +19,7 @@ from sesurgery.errors import ModelError
 from sesurgery.recording.compat import HOOKS
 from sesurgery.recording.module_state import TABLES
 from sesurgery.recording.nested import map_tensors
+from sesurgery.words.text import reason
 
 _ATOMS = frozenset((type(None), bool, int, float, str, torch.Size, torch.dtype))
 _CONTAINERS = frozenset((OrderedDict, dict, list, set))
@@ -50,7 +51,7 @@ def twin_of(model: nn.Module) -> nn.Module:
             return copy.deepcopy(model, memo)
     except Exception as error:
         raise ModelError(
-            f"the model cannot be copied: {type(error).__name__}: {error}",
+            f"the model cannot be copied: {reason(error)}",
             where=type(model).__name__,
             remedy="keep what cannot be copied (locks, files, generators) outside the module",
         ) from error

@@ -17,6 +17,11 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
+def shapes_in(value: Any) -> list[tuple[int, ...]]:
+    """The shapes of the tensors in a nested value, in order."""
+    return [tuple(tensor.shape) for tensor in tensors_in(value)]
+
+
 def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
     """A nested value with ``function`` applied to every tensor in it."""
     return pytree.tree_map_only(torch.Tensor, function, value)

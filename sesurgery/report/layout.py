@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sesurgery.words.text import listed
+
 WIDTH = 100
 PATHS_SHOWN = 3
 
@@ -96,10 +98,7 @@ def dots(console: Console) -> str:
 
 def some(console: Console, paths: Sequence[str]) -> str:
     """The first few of ``paths``, and how many more there are."""
-    rest = len(paths) - PATHS_SHOWN
-    if rest <= 1:
-        return ", ".join(paths)
-    return f"{', '.join(paths[:PATHS_SHOWN])} {dots(console)} {rest} more"
+    return listed(paths, PATHS_SHOWN, joint=dots(console))
 
 
 def plural(number: int, word: str) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from sesurgery.anatomy.layer_kinds import is_conv
 from sesurgery.errors import Unfit
 from sesurgery.recording.compat import NormBase
+from sesurgery.words.text import reason
 
 
 def narrowed(block: nn.Module, ratio: Fraction) -> nn.Module:
@@ -118,7 +119,6 @@ def runs_as(block: nn.Module, shape: torch.Size | tuple[int, ...]) -> None:
             with torch.no_grad(), torch.device("meta"), torch.random.fork_rng(devices=[]):
                 output = trial.train(training)(torch.empty((2, *shape[1:])))
         except Exception as error:
-            text = (str(error).strip().splitlines() or [""])[0][:160]
-            raise Unfit(f"a narrower {type(block).__name__} does not run: {type(error).__name__}: {text}") from None
+            raise Unfit(f"a narrower {type(block).__name__} does not run: {reason(error)}") from None
         if not isinstance(output, torch.Tensor) or tuple(output.shape[1:]) != tuple(shape[1:]):
             raise Unfit(f"a narrower {type(block).__name__} would return another shape")

@@ -20,6 +20,8 @@ from sesurgery.recording.nested import map_tensors, nesting, tensors_in
 from sesurgery.recording.recorder import Frame, Probe, run
 from sesurgery.tracing.same_structure import structure
 from sesurgery.tracing.trace import LOCK, Case, Failure, Trace, chain, trace_all
+from sesurgery.words.paths import within
+from sesurgery.words.text import reason
 
 
 @dataclass
@@ -217,8 +219,8 @@ def _run_for_real(
             real = _real(args)
             return real, run(body, real)
         except Exception as error:
-            first = _one_line(on_meta)
-            again = _one_line(error)
+            first = reason(on_meta)
+            again = reason(error)
             detail = again if again == first else f"{again} (and without values: {first})"
             raise ModelError(
                 f"its forward fails: {detail}",
@@ -281,13 +283,6 @@ def _transplant(probe: Probe, twin: nn.Module) -> Probe:
     )
 
 
-def _one_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"[:200]
-
-
 def hidden_in(survey: Survey, module: nn.Module, others: Iterable[nn.Module]) -> bool:
     """Whether a module lies inside one of the others (or is one)."""
-    prefixes = {survey.paths[other] for other in others}
-    parts = survey.paths[module].split(".")
-    return any(".".join(parts[:end]) in prefixes for end in range(1, len(parts) + 1))
+    return any(within(survey.paths[module], survey.paths[other]) for other in others)

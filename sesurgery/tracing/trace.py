@@ -26,6 +26,7 @@ from sesurgery.recording.module_state import TABLES, Attributes, Change, kept
 from sesurgery.recording.recorder import Frame
 from sesurgery.tracing.proxies import symbolic_factories
 from sesurgery.tracing.tracer import FrameTracer, Session, first_line, line_in
+from sesurgery.words.text import message
 
 # torch.fx patches nn.Module for the time of a trace, for every thread.
 LOCK = threading.RLock()
@@ -203,11 +204,11 @@ def _watching(kind: type) -> type:
 
 def _reason(error: Exception, kind: type) -> str:
     """What went wrong and on which line of the module's own forward."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = message(error)
     stack = traceback.extract_tb(error.__traceback__)
     if any(Path(entry.filename).parts[-3:] == ("torch", "utils", "checkpoint.py") for entry in stack):
         text = "it calls torch.utils.checkpoint; checkpoint the whole block instead, from outside"
-    return _with_line(text[:200], line_in(stack, kind) or first_line(kind))
+    return _with_line(text, line_in(stack, kind) or first_line(kind))
 
 
 def _with_line(text: str, line: str) -> str:

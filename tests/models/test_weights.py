@@ -186,7 +186,7 @@ def test_keys_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
 def test_long_lists_are_cut_at_ten(tmp_path: Path) -> None:
     model = nn.Sequential(*[nn.Linear(1, 1, bias=False) for _ in range(14)])
     torch.save({"0.weight": torch.ones(1, 1)}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"13 missing: 1\.weight.*10\.weight, and 3 more"):
+    with pytest.raises(WeightsError, match=r"13 missing: 1\.weight.*10\.weight and 3 more"):
         load_into(model, tmp_path / "w.pth")
 
 

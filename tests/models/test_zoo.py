@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import json
 import pickle
 import subprocess
 import sys
@@ -15,10 +16,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+import sesurgery
+from sesurgery.cli.app import app
 from sesurgery.errors import InputError, ModelError, UnknownNameError
 from sesurgery.models import libraries, zoo
-from sesurgery.models.zoo import ModelSpec, candidate_inputs, create, example_input, parse_input_size, resolve
+from sesurgery.models.input_size import read_input_size
+from sesurgery.models.zoo import ModelSpec, candidate_inputs, create, example_input, resolve
 
 WriteNet = Callable[..., Path]
 
@@ -467,19 +472,42 @@ def test_a_given_size_is_the_only_candidate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"),
-    [("3,224,224", (3, 224, 224)), (" 3, 64 ,64 ", (3, 64, 64)), ("3x16x112x112", (3, 16, 112, 112)), ("7", (7,))],
+    ("given", "size"),
+    [
+        ("3,224,224", (3, 224, 224)),
+        (" 3, 64 ,64 ", (3, 64, 64)),
+        ("3x16x112x112", (3, 16, 112, 112)),
+        ("192,256", (3, 192, 256)),
+        ("7", (3, 7, 7)),
+        ((7,), (7,)),
+        ([3, 224], (3, 224)),
+    ],
 )
-def test_parse_input_size(text: str, size: tuple[int, ...]) -> None:
-    assert parse_input_size(text) == size
+def test_input_sizes_as_people_write_them(given: str | tuple[int, ...], size: tuple[int, ...]) -> None:
+    assert read_input_size(given) == size
+
+
+def test_an_input_size_means_the_same_in_python_and_on_the_command_line() -> None:
+    plan = sesurgery.plan("resnet18", "standard", input_size="224")
+    assert plan.before == sesurgery.plan("resnet18", "standard", input_size=(3, 224, 224)).before
+    result = CliRunner().invoke(app, ["preview", "resnet18", "--recipe", "standard", "--input-size", "224", "--json"])
+    assert plan.before is not None
+    assert json.loads(result.stdout)["before"]["macs"] == plan.before.macs
+    wanted = "3 is no height; write C,H,W such as 3,224,224, or H,W such as 192,256"
+    with pytest.raises(InputError, match=wanted):
+        sesurgery.plan("resnet18", "standard", input_size="3,224")
+    refused = CliRunner().invoke(app, ["preview", "resnet18", "--recipe", "standard", "--input-size", "3,224"])
+    assert refused.exit_code == 2
+    assert f"--input-size 3,224: two numbers are height and width, and {wanted}" in refused.stderr
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "3,,224", "3,0,224", "3,-1,224", "a", "3,2.5", "nan", "1e3", "²", "100000,100000", "9" * 5000]
+    "text",
+    ["", ",", "3,,224", "3,0,224", "3,-1,224", "3,224", "a", "3,2.5", "nan", "1e3", "²", "100000,100000", "9" * 5000],
 )
 def test_bad_input_sizes(text: str) -> None:
     with pytest.raises(InputError, match="such as 3,224,224"):
-        parse_input_size(text)
+        read_input_size(text)
 
 
 @pytest.mark.parametrize("size", [(), (3, 0), (3, -1), (10**6, 10**6), (3.0, 2)])

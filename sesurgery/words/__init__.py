@@ -1,0 +1,1 @@
+"""What every wing says alike: shortened text, first lines of errors, paths of modules, names in registries."""
