@@ -7,14 +7,14 @@ from typing import Any
 import networks
 import pytest
 import torch
-from blocks import (
+from networks import (
     Biased,
     Concat,
     Function,
     InPlace,
     Method,
     Nested,
-    Net,
+    OneBlock,
     Parallel,
     Plain,
     PostNorm,
@@ -43,7 +43,7 @@ def anatomy(model: nn.Module, *args: Any) -> Anatomy:
 
 
 def kinds(block: type[nn.Module]) -> list[str]:
-    seen = anatomy(Net(block))
+    seen = anatomy(OneBlock(block))
     return [merge.kind for merges in seen.merges.values() for merge in merges]
 
 
@@ -80,7 +80,7 @@ def test_kinds_of_merges(block: type[nn.Module], wanted: list[str] | None) -> No
 
 @pytest.mark.parametrize("block", [Swapped, InPlace, Method, Function, PostNorm, PreActivation, Stacked])
 def test_identity_is_found_by_dataflow(block: type[nn.Module]) -> None:
-    seen = anatomy(Net(block))
+    seen = anatomy(OneBlock(block))
     (merge,) = (merge for merges in seen.merges.values() for merge in merges)
     assert merge.identity is merge.fork
     assert merge.fork is not None
@@ -114,7 +114,7 @@ def test_mask_and_position_embedding_are_no_merges() -> None:
 
 
 def test_nested_residuals_have_their_own_forks() -> None:
-    seen = anatomy(Net(Nested))
+    seen = anatomy(OneBlock(Nested))
     (inner, outer) = next(iter(seen.merges.values()))
     assert (inner.kind, outer.kind) == ("identity", "identity")
     assert inner.fork is not None
@@ -125,14 +125,14 @@ def test_nested_residuals_have_their_own_forks() -> None:
 
 
 def test_parallel_branches_share_one_identity() -> None:
-    plan = sesurgery.plan(Net(Parallel), "standard", example_input=torch.randn(1, 3, 8, 8))
+    plan = sesurgery.plan(OneBlock(Parallel), "standard", example_input=torch.randn(1, 3, 8, 8))
     assert sorted(edit.site["value"] for edit in plan.edits) == ["attn", "mlp"]
     assert len({edit.path for edit in plan.edits}) == 2
 
 
 def test_rep_blocks_have_no_identity() -> None:
     with pytest.raises(sesurgery.NothingMatchedError, match="none is the identity"):
-        sesurgery.plan(Net(Rep), "standard", example_input=torch.randn(1, 3, 8, 8))
+        sesurgery.plan(OneBlock(Rep), "standard", example_input=torch.randn(1, 3, 8, 8))
 
 
 class Untraceable(nn.Module):
@@ -146,10 +146,10 @@ class Untraceable(nn.Module):
 
 
 def test_untraceable_host_says_where_and_hides_nothing() -> None:
-    seen = sesurgery.inspect(Net(Untraceable), example_input=torch.randn(1, 3, 8, 8))
+    seen = sesurgery.inspect(OneBlock(Untraceable), example_input=torch.randn(1, 3, 8, 8))
     (one,) = seen.untraced
     assert (one.path, one.cls) == ("block", "Untraceable")
     assert "test_trace.py" in one.reason
     assert "y.sum()" in one.reason
-    plan = sesurgery.plan(Net(Untraceable), "standard", example_input=torch.randn(1, 3, 8, 8))
+    plan = sesurgery.plan(OneBlock(Untraceable), "standard", example_input=torch.randn(1, 3, 8, 8))
     assert [edit.path for edit in plan.edits] == ["block.block.se"]

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from networks import Branching
+from networks import TINY, Branching
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from saved import RECORD, TINY, assert_same, output, record_of, tiny
+from saved import RECORD, assert_same, output, record_of, tiny
 from torch import nn
 
 import sesurgery

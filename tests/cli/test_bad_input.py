@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from networks import TINY
 
 from sesurgery import __main__
 
-TINY = "timm:test_resnet"
 GOOD = "rules:\n  - insert: {module: se}\n    at: before residual add\n"
 BOMB = "a: &a [x, x, x, x]\nb: &b [*a, *a, *a, *a]\nc: &c [*b, *b, *b, *b]\nrules: [*c, *c]\n"
 FAILING = """

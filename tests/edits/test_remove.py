@@ -7,26 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from structural_nets import Block, Gated, Net, X, check_operated, rule, run, same_weights
+from checks import check_operated, rule, run, same_weights
+from networks import Block, Gated, Net, Short, X
 from timm.layers import BatchNormAct2d, SEModule
 from torch import Tensor, nn
-from torchvision.models import shufflenet_v2_x1_0
 
 import sesurgery
 from sesurgery.errors import NothingMatchedError, StalePlanError
 from sesurgery.models import zoo
 from sesurgery.plans import Plan
-
-
-class Ungated(nn.Module):
-    """What ``Gated`` is without its gate."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x)
 
 
 class TwoGates(nn.Module):
@@ -96,7 +85,7 @@ def test_a_gate_written_in_a_forward_leaves_it() -> None:
     surgery = removed(net, "attention")
     assert [edit.means for edit in surgery.plan.edits] == ["graph", "graph"]
     assert not gates(surgery.model)
-    plain = Net(Ungated(8), Ungated(8))
+    plain = Net(Short(8), Short(8))
     assert list(surgery.model.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(surgery.model.state_dict())
     x = torch.randn(2, 3, 32, 32)
@@ -118,7 +107,7 @@ def test_two_gates_in_one_forward_leave_together() -> None:
     assert [edit.path.rpartition(".")[0] for edit in surgery.plan.edits] == ["blocks.0"] * 2 + ["blocks.1"] * 2
     assert not gates(surgery.model)
     assert surgery.after.macs - surgery.before.macs == sum(edit.macs for edit in surgery.plan.edits)
-    plain = Net(Ungated(8), Ungated(8))
+    plain = Net(Short(8), Short(8))
     plain.load_state_dict(surgery.model.state_dict(), strict=False)
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(run(surgery.model, x), run(plain, x))
@@ -131,7 +120,7 @@ def test_written_gates_replay_and_go_stale() -> None:
     other = Net(Gated(8), Gated(8))
     assert not gates(sesurgery.apply(other, plan, example_input=X).model)
     with pytest.raises(StalePlanError):
-        sesurgery.apply(Net(Ungated(8), Ungated(8)), plan, example_input=X)
+        sesurgery.apply(Net(Short(8), Short(8)), plan, example_input=X)
 
 
 def test_what_was_inserted_can_be_stripped_and_inserted_again() -> None:
@@ -169,11 +158,6 @@ def test_shared_attention_leaves_every_place() -> None:
     assert surgery.after.params - surgery.before.params == surgery.plan.edits[0].params
 
 
-@pytest.fixture(scope="module")
-def shufflenet() -> nn.Module:
-    return shufflenet_v2_x1_0(weights=None, num_classes=10).eval()
-
-
 def test_liteconv_takes_the_last_pointwise_convolution_and_its_norm(shufflenet: nn.Module) -> None:
     surgery = sesurgery.apply(shufflenet, "shufflenet-liteconv")
     assert [edit.path for edit in surgery.plan.edits][:2] == ["stage2.0.branch2.5", "stage2.1.branch2.5"]
@@ -204,7 +188,7 @@ def test_a_block_with_too_few_convolutions_is_named() -> None:
 
 def test_with_norm_needs_a_norm() -> None:
     with pytest.raises(NothingMatchedError, match="no norm of its own follows it"):
-        removed(Net(Ungated(8), Ungated(8)), "conv", with_norm=True)
+        removed(Net(Short(8), Short(8)), "conv", with_norm=True)
 
 
 @pytest.mark.parametrize("at", ["activation", "norm"])

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from structural_nets import Block, Gated, Net, X, check_operated, rule, run, same_weights
+from checks import check_operated, rule, run, same_weights
+from networks import Block, Gated, Net, X
 from timm.layers import BatchNormAct2d, SelectiveKernel, create_conv2d
 from timm.layers.std_conv import ScaledStdConv2d
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
-from torchvision.models import shufflenet_v2_x1_0
 
 import sesurgery
 from sesurgery.errors import InputError, NothingMatchedError, StalePlanError
@@ -84,12 +84,6 @@ def test_shufflenet_sk_prints_its_own_figures() -> None:
     assert len(plan.edits) == 19
     assert {edit.module for edit in plan.edits} == {"sk"}
     assert plan.after.params == 1_533_210  # the rework published 1.555 M and left its details open
-
-
-@pytest.fixture(scope="module")
-def shufflenet() -> nn.Module:
-    torch.manual_seed(1)
-    return shufflenet_v2_x1_0(weights=None, num_classes=10).eval()
 
 
 def test_k5_keeps_the_function(shufflenet: nn.Module) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from structural_nets import Block, Net, X, check_operated, rule, run, same_weights
+from checks import check_operated, rule, run, same_weights
+from networks import Block, Net, X
 from torch import nn
 from torchvision.models import shufflenet_v2_x1_0
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from networks import Branching
+from networks import TINY, Branching
 from torch import nn
 
 import sesurgery
@@ -22,8 +22,6 @@ from sesurgery.operating.backup import HOST_MARK, MODEL_MARK
 from sesurgery.planning import operation
 from sesurgery.planning import planner as planning
 from sesurgery.tracing import survey
-
-TINY = "timm:test_resnet"
 
 
 def snapshot(model: nn.Module) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from blocks import Net
+from networks import OneBlock
 from torch import Tensor, nn
 
 import sesurgery
@@ -61,4 +61,4 @@ class Folded(nn.Module):
 
 def test_unknown_channel_axis_is_refused() -> None:
     with pytest.raises(sesurgery.NothingMatchedError, match="channels cannot be derived"):
-        sesurgery.plan(Net(Folded), "standard", example_input=torch.randn(1, 3, 8, 8))
+        sesurgery.plan(OneBlock(Folded), "standard", example_input=torch.randn(1, 3, 8, 8))

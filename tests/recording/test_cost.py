@@ -16,9 +16,9 @@ from sesurgery.recording.costs import measure, parameters
 from sesurgery.recording.recorder import run
 
 
-@pytest.mark.parametrize("family", networks.FAMILIES)
+@pytest.mark.parametrize("family", networks.TOYS)
 def test_macs_are_half_of_torchs_flops(family: str) -> None:
-    member = networks.FAMILIES[family]
+    member = networks.TOYS[family]
     model, image = member.model(), member.image()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)
@@ -40,7 +40,7 @@ def test_gmacs_of_resnet50() -> None:
 def test_cost_after_is_the_cost_of_the_operated_model(family: str, recipe: str) -> None:
     if (family, recipe) == ("swin", "se-3x3"):
         return
-    member = networks.FAMILIES[family]
+    member = networks.TOYS[family]
     image = member.image()
     surgery = sesurgery.apply(member.model(), recipe, inplace=True, example_input=image)
     whole = run(surgery.model, (image,)).cost

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import Short
 from torch import Tensor, nn
 
 import sesurgery
@@ -134,11 +135,6 @@ class KeepingMaps(Block):
         return x + self.maps["branch"]
 
 
-class Plain(Block):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x)
-
-
 IMPURE = {
     Cached: "sets self.ramp",
     Memoised: "would be frozen",
@@ -160,7 +156,7 @@ def state(model: nn.Module) -> list[Any]:
 
 @pytest.mark.parametrize(("kind", "reason"), IMPURE.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_such_a_host_is_left_whole_and_says_why(kind: type[Block], reason: str) -> None:
-    model = nn.Sequential(kind(), Plain())
+    model = nn.Sequential(kind(), Short())
     before = state(model)
     image = torch.randn(1, 8, 4, 4)
     surgery = sesurgery.apply(model, "standard", example_input=(image,), init="identity")
@@ -180,7 +176,7 @@ def test_such_a_host_is_left_whole_and_says_why(kind: type[Block], reason: str) 
 
 @pytest.mark.parametrize("kind", [Unchanging, CountingInPlace, CachingWeights])
 def test_what_a_generated_forward_repeats_is_operated(kind: type[Block]) -> None:
-    model = nn.Sequential(kind(), Plain())
+    model = nn.Sequential(kind(), Short())
     image = torch.randn(1, 8, 4, 4)
     surgery = sesurgery.apply(model, "standard", example_input=(image,), init="identity")
     assert [edit.host for edit in surgery.plan.edits] == ["0", "1"]

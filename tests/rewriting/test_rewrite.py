@@ -7,7 +7,7 @@ from typing import Any
 import networks
 import pytest
 import torch
-from blocks import Block, Nested, Net, Parallel, Projected, Scaled, Stacked
+from networks import Nested, OneBlock, Parallel, Parts, Projected, Scaled, Stacked
 from torch import Tensor, nn
 
 import sesurgery
@@ -21,13 +21,13 @@ def rule(at: str, **node: Any) -> dict[str, Any]:
 
 
 def diff(block: type[nn.Module], at: str) -> tuple[str, str]:
-    (found,) = sesurgery.plan(Net(block), rule(at), example_input=IMAGE).diffs
+    (found,) = sesurgery.plan(OneBlock(block), rule(at), example_input=IMAGE).diffs
     assert found.cls == block.__name__
     assert found.paths == ("block",)
     return found.before, found.after
 
 
-class Simple(Block):
+class Simple(Parts):
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.norm(self.conv1(x)) + x)
 
@@ -82,7 +82,7 @@ def forward(self, x):
 
 @pytest.mark.parametrize("at", AFTER)
 def test_forward_before_and_after(at: str) -> None:
-    plan = assert_forward(Net(Simple), rule(at), BEFORE, AFTER[at], example_input=IMAGE)
+    plan = assert_forward(OneBlock(Simple), rule(at), BEFORE, AFTER[at], example_input=IMAGE)
     assert [(diff.cls, diff.paths) for diff in plan.diffs] == [("Simple", ("block",))]
 
 
@@ -120,7 +120,7 @@ def test_parallel_branches_get_a_node_each() -> None:
 @pytest.mark.parametrize("at", ["before residual add", "start of residual branch", "on identity branch"])
 @pytest.mark.parametrize("block", [Simple, Projected, Scaled, Stacked, Nested, Parallel])
 def test_identity_keeps_every_bit(block: type[nn.Module], at: str) -> None:
-    model = networks.lively(Net(block))
+    model = networks.lively(OneBlock(block))
     operated = sesurgery.apply(model, rule(at, init="identity"), example_input=IMAGE).model
     for training in (False, True):
         torch.manual_seed(1)
@@ -130,7 +130,7 @@ def test_identity_keeps_every_bit(block: type[nn.Module], at: str) -> None:
 
 
 def test_scalar_attribute_of_the_block_is_read_at_run_time() -> None:
-    model = networks.lively(Net(Scaled))
+    model = networks.lively(OneBlock(Scaled))
     operated = sesurgery.apply(model, rule("before residual add", init="identity"), example_input=IMAGE).model
     for net in (model, operated):
         net.block.alpha = 3.0
@@ -185,7 +185,7 @@ class Sizes(nn.Module):
 
 
 def test_other_side_of_a_branch_on_sizes_is_refused_at_run_time() -> None:
-    model = Net(Sizes)
+    model = OneBlock(Sizes)
     operated = sesurgery.apply(model, rule("before residual add", init="identity"), example_input=IMAGE).model
     larger = torch.randn(1, 3, 12, 12)
     assert torch.equal(operated(larger), model(larger))
@@ -210,7 +210,7 @@ class Switched(nn.Module):
 
 @pytest.mark.parametrize("at", ["before residual add", "after residual add"])
 def test_structural_flag_stays_alive(at: str) -> None:
-    model = Net(Switched)
+    model = OneBlock(Switched)
     operated = sesurgery.apply(model, rule(at, init="identity"), example_input=IMAGE).model
     for deep in (False, True):
         model.block.deep = operated.block.deep = deep
@@ -229,7 +229,7 @@ def test_equal_hosts_fold_into_one_diff() -> None:
 
 
 def test_traceback_shows_the_generated_line() -> None:
-    operated = sesurgery.apply(Net(Simple), rule("before residual add"), example_input=IMAGE).model
+    operated = sesurgery.apply(OneBlock(Simple), rule("before residual add"), example_input=IMAGE).model
     operated.block.se = nn.Linear(3, 3)
     with pytest.raises(RuntimeError) as caught:
         operated(IMAGE)

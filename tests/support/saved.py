@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from networks import TINY
 from torch import nn
 
 import sesurgery
 
-TINY = "timm:test_resnet"
 RECORD = "surgery.json"
 
 

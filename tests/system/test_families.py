@@ -38,10 +38,10 @@ OPERATES: dict[str, frozenset[str]] = {
     }.items()
 }
 NAMED = sorted({"inception"}.union(*OPERATES.values()) & RECIPES.keys())
-CASES = [(family, recipe) for family in networks.FAMILIES for recipe in NAMED if recipe in OPERATES[family]]
-REFUSALS = [(family, recipe) for family in networks.FAMILIES for recipe in NAMED if recipe not in OPERATES[family]]
+CASES = [(family, recipe) for family in networks.TOYS for recipe in NAMED if recipe in OPERATES[family]]
+REFUSALS = [(family, recipe) for family in networks.TOYS for recipe in NAMED if recipe not in OPERATES[family]]
 # Structural recipes, and those that came later.
-OTHERS = [(family, recipe) for family in networks.FAMILIES for recipe in RECIPES if recipe not in NAMED]
+OTHERS = [(family, recipe) for family in networks.TOYS for recipe in RECIPES if recipe not in NAMED]
 EXPORTED = {
     "resnet18": "pre",
     "resnet50": "standard",
@@ -62,8 +62,8 @@ class Subject:
     """A model, an image for it and what it makes of it."""
 
     def __init__(self, family: str) -> None:
-        self.original = networks.FAMILIES[family].model()
-        self.image = networks.FAMILIES[family].image()
+        self.original = networks.TOYS[family].model()
+        self.image = networks.TOYS[family].image()
         with torch.no_grad():
             self.output = self.original(self.image)
 

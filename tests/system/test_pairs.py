@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import yaml
+from networks import lively
 from places import FACTS
 from torch import nn
 
@@ -77,17 +78,6 @@ def rule(at: str, node: Mapping[str, Any]) -> dict[str, Any]:
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-
-
-def lively(model: nn.Module) -> nn.Module:
-    """Fresh networks end their branches in zeros and keep no statistics: then attention would make no difference."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if tensor.ndim <= 1 and tensor.is_floating_point():
-                positive = name.endswith(("weight", "running_var", "gain"))
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + (0.6 if positive else -0.25))
-    return model.eval()
 
 
 def assert_same_function(plain: str, native: str, at: str, node: Mapping[str, Any], params: int, size: int) -> None:

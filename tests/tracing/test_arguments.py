@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from blocks import conv
+from networks import conv
 from torch import Tensor, nn
 
 from sesurgery.anatomy.anatomy import dissect

@@ -1,65 +1,15 @@
-"""Small networks for the tests of structural edits, and the checks that every operated model has to pass."""
+"""What every operated model has to pass, and what checks are written with."""
 
 from __future__ import annotations
 
 import copy
 import io
 import pickle
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 import sesurgery
-
-
-class Block(nn.Module):
-    """A residual block of two convolutions, (N, C, H, W) to the same shape."""
-
-    def __init__(self, width: int, conv: Callable[[int], nn.Module] | None = None) -> None:
-        super().__init__()
-        self.conv1 = conv(width) if conv else nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.act = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(width, width, 1)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.act(self.bn1(self.conv1(x)))
-        return self.act(x + self.bn2(self.conv2(y)))
-
-
-class Gated(nn.Module):
-    """A residual block whose gate is written out in its forward."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Sequential(nn.Conv2d(width, 4, 1), nn.ReLU(), nn.Conv2d(4, width, 1))
-        self.drop_rate = 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        y = y * self.fc(self.pool(y)).sigmoid()
-        y = nn.functional.dropout(y, self.drop_rate, self.training)
-        return x + y
-
-
-class Net(nn.Module):
-    """A stem, blocks and a classifier, (N, 3, H, W) to (N, 10)."""
-
-    def __init__(self, *blocks: nn.Module, width: int = 8) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
-        self.blocks = nn.Sequential(*blocks)
-        self.fc = nn.Linear(width, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.blocks(self.stem(x)).mean((2, 3)))
-
-
-X = torch.zeros(1, 3, 32, 32)
 
 
 def run(model: nn.Module, x: Tensor) -> Tensor:
