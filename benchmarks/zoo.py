@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,36 +78,21 @@ def example(model: Any, spec: Any) -> tuple[Any, ...] | None:
 def _examined(reference: str) -> dict[str, Any]:
     from reference import compare, sums_of
 
-    from sesurgery import NothingMatchedError
     from sesurgery.anatomy.anatomy import dissect
-    from sesurgery.api import apply, revert
-    from sesurgery.errors import InputError
     from sesurgery.models import zoo
     from sesurgery.planning.operation import first_that_runs
     from sesurgery.tracing.survey import has_own_forward, survey
 
-    clock = time.perf_counter
-    start = clock()
     spec = zoo.resolve(reference)
-    model = zoo.create(spec, device="meta")
-    created = clock()
-    args = example(model, spec)
-    plain = clock()
-    row: dict[str, Any] = {
-        "family": type(model).__module__.rpartition(".")[2],
-        "class": type(model).__name__,
-        "library": spec.source,
-        "create_s": round(created - start, 4),
-        "forward_s": round(plain - created, 4),
-    }
-    start = clock()
+    model, args, row = _created(spec)
+    start = time.perf_counter()
     seen = first_that_runs(lambda given: survey(model, given, lambda: zoo.create(spec)), model, spec, args, None)
     anatomy = dissect(seen)
-    kinds = Counter(merge.kind for merge in anatomy.reported_merges())
-    own = [module for module in seen.probe.frames if has_own_forward(module)]
+    merges = anatomy.reported_merges()
+    kinds = Counter(merge.kind for merge in merges)
     row.update(
-        look_s=round(clock() - start, 4),
-        modules=len(own),
+        look_s=round(time.perf_counter() - start, 4),
+        modules=sum(map(has_own_forward, seen.probe.frames)),
         untraced=[(item.path, item.cls, item.reason) for item in seen.untraced()],
         merges=dict(kinds),
         stages=len(anatomy.stages),
@@ -116,31 +101,65 @@ def _examined(reference: str) -> dict[str, Any]:
     )
     if seen.real:
         model = zoo.create(spec)
-    before = {key: id(value) for key, value in model.state_dict(keep_vars=True).items()}
-    classes = [type(module) for module in model.modules()]
-    if not seen.real:
-        row["reference"] = compare(model, seen.args, sums_of(anatomy.reported_merges())).row()
-    refusals: dict[str, str] = {}
-    for recipe in fitting(kinds, len(anatomy.blocks)):
-        start = clock()
+    else:
+        row["reference"] = compare(model, seen.args, sums_of(merges)).row()
+    return row | _operated(model, seen.args, fitting(kinds, len(anatomy.blocks)))
+
+
+def _created(spec: Any) -> tuple[Any, tuple[Any, ...] | None, dict[str, Any]]:
+    """A model on ``meta``, an input that it runs on, and how long both took."""
+    from sesurgery.models import zoo
+
+    start = time.perf_counter()
+    model = zoo.create(spec, device="meta")
+    created = time.perf_counter()
+    args = example(model, spec)
+    return (
+        model,
+        args,
+        {
+            "family": type(model).__module__.rpartition(".")[2],
+            "class": type(model).__name__,
+            "library": spec.source,
+            "create_s": round(created - start, 4),
+            "forward_s": round(time.perf_counter() - created, 4),
+        },
+    )
+
+
+def _operated(model: Any, args: tuple[Any, ...], recipes: Iterable[str]) -> dict[str, Any]:
+    """What the first of the recipes that fits did to a model, and whether it was undone."""
+    from sesurgery import NothingMatchedError
+    from sesurgery.api import apply, revert
+    from sesurgery.errors import InputError
+
+    def state() -> tuple[dict[str, int], list[type]]:
+        tensors = {key: id(value) for key, value in model.state_dict(keep_vars=True).items()}
+        return tensors, [type(module) for module in model.modules()]
+
+    before, refusals = state(), {}
+    for recipe in recipes:
+        start = time.perf_counter()
         try:
-            surgery = apply(model, recipe, inplace=True, example_input=seen.args)
+            surgery = apply(model, recipe, inplace=True, example_input=args)
         except (NothingMatchedError, InputError) as refused:
             refusals[recipe] = str(refused)
             continue
-        row["apply_s"] = round(clock() - start, 4)
-        plan = surgery.plan
-        row.update(recipe=recipe, edits=len(plan.edits), means=dict(Counter(edit.means for edit in plan.edits)))
-        row["skipped"] = dict(Counter(skip.reason for skip in plan.skipped))
-        row["params"] = (plan.before.params, plan.after.params)
-        row["macs"] = (plan.before.macs, plan.after.macs)
-        row["sum_ok"] = plan.after.params - plan.before.params == sum(edit.params for edit in plan.edits)
+        seconds, plan = round(time.perf_counter() - start, 4), surgery.plan
         revert(model)
-        after = {key: id(value) for key, value in model.state_dict(keep_vars=True).items()}
-        row["reverted"] = after == before and [type(module) for module in model.modules()] == classes
-        break
-    row["refused"] = refusals
-    return row
+        return {
+            "apply_s": seconds,
+            "recipe": recipe,
+            "edits": len(plan.edits),
+            "means": dict(Counter(edit.means for edit in plan.edits)),
+            "skipped": dict(Counter(skip.reason for skip in plan.skipped)),
+            "params": (plan.before.params, plan.after.params),
+            "macs": (plan.before.macs, plan.after.macs),
+            "sum_ok": plan.after.params - plan.before.params == sum(edit.params for edit in plan.edits),
+            "reverted": state() == before,
+            "refused": refusals,
+        }
+    return {"refused": refusals}
 
 
 def page(found: list[dict[str, Any]]) -> str:

@@ -48,21 +48,15 @@ def liveness(
         if name not in skip and value is not None and not isinstance(value, str)
     }
     changes = {name: _changed(value) for name, value in reads.items()}
-    others = iter(
-        trace_all(
-            [Case(frame, {**under, name: changed}) for name, changed in changes.items()]
-            + [Case(frame, under, frozenset((name,))) for name in base.bound]
-        )
-    )
+    cases = [Case(frame, {**under, name: changed}) for name, changed in changes.items()]
+    others = trace_all(cases + [Case(frame, under, frozenset((name,))) for name in base.bound])
     places: dict[tuple[str, Path], tuple[str, str]] = {}
     flags: dict[str, Trace] = {}
     frozen: dict[str, Any] = {
         name: value for name, value in base.reads.items() if isinstance(value, str) and name not in skip
     }
-    bound: dict[str, Any] = {}
     idle_reads: dict[str, Any] = {}
     behind: dict[str, Any] = {}
-    idle_arguments: list[str] = []
     for (name, value), other in zip(reads.items(), others, strict=False):
         found = _against(base, other)
         if found is not None and all(_is(one, value) and _is(two, changes[name]) for _, one, two in found):
@@ -77,19 +71,32 @@ def liveness(
             raise Unfit(f"in training mode its forward cannot be traced: {other.reason}")
         else:
             frozen[name] = value
+    bound, idle_arguments = _bound(base, others[len(reads) :], places, behind)
+    attributes, arguments = _matter_together(frame, base, under, {**behind, **idle_reads}, idle_arguments)
+    frozen.update({name: reads[name] for name in attributes if name in idle_reads})
+    bound.update({name: base.bound[name] for name in arguments})
+    return Liveness(places, flags, frozen, bound)
+
+
+def _bound(
+    base: Trace,
+    others: Sequence[Trace | Failure],
+    places: dict[tuple[str, Path], tuple[str, str]],
+    behind: dict[str, Any],
+) -> tuple[dict[str, Any], list[str]]:
+    """The defaults of arguments that have to be checked, and the names of those that make no difference."""
+    bound: dict[str, Any] = {}
+    idle: list[str] = []
     for (name, value), other in zip(base.bound.items(), others, strict=True):
         found = _against(base, other)
         if found is not None and all(_is(one, value) and isinstance(two, Node) for _, one, two in found):
             places.update({place: ("input", name) for place, _, _ in found})
             if not found:
-                idle_arguments.append(name)
+                idle.append(name)
                 behind.update(_read_besides(base, other))
         else:
             bound[name] = value
-    attributes, arguments = _matter_together(frame, base, under, {**behind, **idle_reads}, idle_arguments)
-    frozen.update({name: reads[name] for name in attributes if name in idle_reads})
-    bound.update({name: base.bound[name] for name in arguments})
-    return Liveness(places, flags, frozen, bound)
+    return bound, idle
 
 
 def _matter_together(

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def test_the_package_shows_its_wings_and_few_files() -> None:
 def test_a_wing_has_ten_files_at_most(wing: Path) -> None:
     assert len(set(wing.glob("*.py")) - {wing / "__init__.py"}) <= 10
     assert [path for path in wing.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+
+
+def test_dependencies_state_a_floor_that_can_be_installed() -> None:
+    """.ci/floors reads them, and installs exactly these versions."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert [text for text in project["dependencies"] if not re.fullmatch(r"[\w-]+>=\d[\d.]*", text)] == []
 
 
 @pytest.mark.parametrize("wing", ["recording", "tracing", "anatomy", "rewriting"])
