@@ -78,16 +78,15 @@ def example(model: Any, spec: Any) -> tuple[Any, ...] | None:
 def _examined(reference: str) -> dict[str, Any]:
     from reference import compare, sums_of
 
-    from sesurgery.anatomy.anatomy import dissect
     from sesurgery.models import zoo
-    from sesurgery.planning.operation import first_that_runs
-    from sesurgery.tracing.survey import has_own_forward, survey
+    from sesurgery.planning.operation import rehearse
+    from sesurgery.tracing.survey import has_own_forward
 
     spec = zoo.resolve(reference)
     model, args, row = _created(spec)
     start = time.perf_counter()
-    seen = first_that_runs(lambda given: survey(model, given, lambda: zoo.create(spec)), model, spec, args, None)
-    anatomy = dissect(seen)
+    anatomy = rehearse(model, spec, args, None).look()
+    seen = anatomy.survey
     merges = anatomy.reported_merges()
     kinds = Counter(merge.kind for merge in merges)
     row.update(
@@ -151,7 +150,7 @@ def _operated(model: Any, args: tuple[Any, ...], recipes: Iterable[str]) -> dict
             "apply_s": seconds,
             "recipe": recipe,
             "edits": len(plan.edits),
-            "means": dict(Counter(edit.means for edit in plan.edits)),
+            "means": dict(Counter(edit.route for edit in plan.edits)),
             "skipped": dict(Counter(skip.reason for skip in plan.skipped)),
             "params": (plan.before.params, plan.after.params),
             "macs": (plan.before.macs, plan.after.macs),

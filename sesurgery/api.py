@@ -11,18 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from sesurgery.anatomy.anatomy import dissect
 from sesurgery.errors import InputError, ModelError, SurgeryError
 from sesurgery.models import zoo
 from sesurgery.models.checkpoints import load_into
 from sesurgery.operating.perform import revert as _revert
 from sesurgery.planning.drift import Drift
-from sesurgery.planning.operation import drafted, first_that_runs, fresh_model, name_of, operate
+from sesurgery.planning.operation import drafted, name_of, operate, rehearse
 from sesurgery.planning.planner import Draft, Progress
 from sesurgery.plans import Cost, Inspection, Plan
 from sesurgery.recipe.recipe import load_recipe, override
 from sesurgery.recipe.rules import Recipe
-from sesurgery.tracing.survey import Survey, has_own_forward, survey
+from sesurgery.tracing.survey import has_own_forward
 from sesurgery.words.text import listed, reason
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
@@ -170,17 +169,13 @@ def inspect(
     if progress is not None:
         progress("looking at the model", 0, 1)
 
-    def look(args: tuple[Any, ...]) -> Survey:
-        return survey(body, args, fresh_model(spec))
-
-    seen = first_that_runs(look, body, spec, example_input, input_size)
-    anatomy = dissect(seen)
+    anatomy = rehearse(body, spec, example_input, input_size).look()
     return Inspection(
         model=name_of(body, spec),
         stages=anatomy.stages,
         merges=anatomy.reported_merges(),
-        untraced=seen.untraced(),
-        traced=sum(1 for host, _ in seen.hosts() if has_own_forward(host)),
+        untraced=anatomy.survey.untraced(),
+        traced=sum(1 for host, _ in anatomy.survey.hosts() if has_own_forward(host)),
     )
 
 

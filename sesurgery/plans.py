@@ -1,18 +1,35 @@
 """What an operation will do, as pure data: printable, serialisable, replayable on another instance.
 
-This file imports neither torch nor anything else of the package, so a plan can be read where no model is.
+This file imports neither torch nor anything else of the package, so a plan can be read where no model is. pydantic
+checks a plan that is read back, and is imported only then.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+
+class _ByKind:
+    """Tells pydantic that ``kind`` says which class of a union some data is meant for."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic import Field
+
+        return handler(Annotated[source, Field(discriminator="kind")])
+
+
+class _Strict:
+    """What is read back from JSON: every key is known, every value has its type."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(_Strict):
     """What one forward pass of a model costs, for one sample.
 
     Attributes:
@@ -34,23 +51,210 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Edit:
+class AttentionLayer(_Strict):
+    """A layer of the registry for one activation.
+
+    Attributes:
+        module: its name in the registry.
+        options: its options; the place has answered ``reduce_from`` and ``act: inherit``.
+        shape: of the activation, batch included.
+        axis: the axis of ``shape`` that holds the channels.
+    """
+
+    module: str
+    options: Mapping[str, Any]
+    shape: tuple[int, ...]
+    axis: int
+    kind: Literal["attention"] = "attention"
+
+
+@dataclass(frozen=True)
+class Identity(_Strict):
+    """Nothing: what was there is taken out."""
+
+    kind: Literal["identity"] = "identity"
+
+
+@dataclass(frozen=True)
+class WithoutNorm(_Strict):
+    """What a norm leaves behind: the activation and the dropout that it held."""
+
+    kind: Literal["without norm"] = "without norm"
+
+
+@dataclass(frozen=True)
+class OtherConv(_Strict):
+    """The same convolution with another kernel and dilation, per axis.
+
+    Attributes:
+        embed: whether old weights go into the new kernel.
+        pad: whether the padding grows with the kernel.
+    """
+
+    kernel: tuple[int, ...]
+    dilation: tuple[int, ...]
+    embed: bool
+    pad: bool
+    kind: Literal["conv"] = "conv"
+
+
+@dataclass(frozen=True)
+class OtherActivation(_Strict):
+    """An activation, by its name in timm's registry."""
+
+    activation: str
+    kind: Literal["activation"] = "activation"
+
+
+@dataclass(frozen=True)
+class OtherNorm(_Strict):
+    """A ``batch``, ``group``, ``layer`` or ``instance`` norm for an activation of this shape and channel axis."""
+
+    norm: str
+    shape: tuple[int, ...]
+    axis: int
+    kind: Literal["norm"] = "norm"
+
+
+@dataclass(frozen=True)
+class SelectiveConv(_Strict):
+    """A selective kernel with the convolution's widths, groups and stride."""
+
+    options: Mapping[str, Any]
+    kind: Literal["selective kernel"] = "selective kernel"
+
+
+@dataclass(frozen=True)
+class CrossStage(_Strict):
+    """A cross-stage partial stage of the block that was there and those at ``sources``.
+
+    Attributes:
+        widths: channels that go through the blocks, and channels that go around.
+        inner: channels inside the blocks.
+    """
+
+    widths: tuple[int, int]
+    inner: int
+    sources: tuple[str, ...]
+    kind: Literal["csp"] = "csp"
+
+
+@dataclass(frozen=True)
+class CustomLayer(_Strict):
+    """What an edit kind of a user's own puts in the place, with what stands in the braces of its rule."""
+
+    action: str
+    settings: Mapping[str, Any]
+    kind: Literal["custom"] = "custom"
+
+
+Substitute: TypeAlias = Annotated[
+    AttentionLayer
+    | Identity
+    | WithoutNorm
+    | OtherConv
+    | OtherActivation
+    | OtherNorm
+    | SelectiveConv
+    | CrossStage
+    | CustomLayer,
+    _ByKind(),
+]
+
+
+@dataclass(frozen=True)
+class _AtSite(_Strict):
+    """A layer at a site of the host's graph.
+
+    Attributes:
+        value: name of the graph's node whose activation the layer takes.
+        users: names of the nodes that take the layer's output; every user where empty.
+        ordinal: which of the host's sites it is, from 0.
+    """
+
+    layer: AttentionLayer
+    value: str
+    users: tuple[str, ...]
+    ordinal: int
+
+
+@dataclass(frozen=True)
+class FillSocket(_AtSite):
+    """The host's own empty attribute is filled; its forward stays as it is."""
+
+    kind: Literal["fill socket"] = "fill socket"
+    route: ClassVar[str] = "socket"
+
+
+@dataclass(frozen=True)
+class RewriteForward(_AtSite):
+    """The host's forward is rewritten to call the layer."""
+
+    kind: Literal["rewrite forward"] = "rewrite forward"
+    route: ClassVar[str] = "graph"
+
+
+@dataclass(frozen=True)
+class AppendBehind(_Strict):
+    """The host, a child of a Sequential for example, is followed by the layer."""
+
+    layer: AttentionLayer
+    kind: Literal["append behind"] = "append behind"
+    route: ClassVar[str] = "behind"
+
+
+@dataclass(frozen=True)
+class Swap(_Strict):
+    """The module at ``path`` gives its place to another; ``was`` is a digest of it."""
+
+    path: str
+    was: str
+    new: Substitute
+
+
+@dataclass(frozen=True)
+class SwapChild(_Strict):
+    """Children are exchanged: first the one that the edit is about, then those that have to go with it."""
+
+    swaps: tuple[Swap, ...]
+    kind: Literal["swap child"] = "swap child"
+    route: ClassVar[str] = "child"
+
+
+@dataclass(frozen=True)
+class BypassGate(_Strict):
+    """A gate that is written in the host's forward leaves it, and a layer takes its place if one is given.
+
+    Attributes:
+        product: name of the graph's node that multiplies.
+    """
+
+    product: str
+    layer: AttentionLayer | None = None
+    kind: Literal["bypass gate"] = "bypass gate"
+    route: ClassVar[str] = "graph"
+
+
+Insertion: TypeAlias = FillSocket | RewriteForward | AppendBehind
+Change: TypeAlias = Annotated[FillSocket | RewriteForward | AppendBehind | SwapChild | BypassGate, _ByKind()]
+
+
+@dataclass(frozen=True)
+class Edit(_Strict):
     """One change of one host.
 
     Attributes:
         action: ``insert``, ``replace``, ``remove`` or ``rewire``.
-        path: module path of the node that is new or changed (``layer4.0.se``).
+        path: module path of the layer that is new or changed (``layer4.0.se``).
         at: the phrase of the recipe that led here.
         host: module path of the module whose forward or children change; ``""`` is the model itself.
         stage: number of the stage, from 1; None where the site belongs to none.
         block: module path of the block the site lies in.
         channels: channels at the site.
-        module: registry name of the node (``se``), or the class name of what takes the place.
-        options: everything needed to build the node again.
-        means: how it is performed: ``socket`` (the host's own empty attribute is filled), ``graph`` (the host's forward
-            is rewritten), ``behind`` (a child of a Sequential is followed by the node), ``child`` (one is exchanged).
-        site: where in the host's graph: node names, by role.
+        module: registry name of the layer (``se``), or the class name of what takes the place.
+        change: how it is performed, with all that is needed to perform it again.
         fingerprint: digest of the host's forward before the edit.
+        step: the rule of the recipe that it belongs to, from 0.
         params: parameters added (negative where removed).
         macs: multiply-accumulates added per sample.
         notes: what a user should know about this edit.
@@ -64,17 +268,26 @@ class Edit:
     block: str | None
     channels: int | None
     module: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    means: str = "graph"
-    site: Mapping[str, Any] = field(default_factory=dict)
+    change: Change
     fingerprint: str = ""
+    step: int = 0
     params: int = 0
     macs: int = 0
     notes: tuple[str, ...] = ()
 
+    @property
+    def route(self) -> str:
+        """How the layer gets there: ``socket``, ``graph``, ``behind`` or ``child``."""
+        return self.change.route
+
+    @property
+    def name(self) -> str:
+        """The attribute of the host that holds the layer."""
+        return self.path.rpartition(".")[2]
+
 
 @dataclass(frozen=True)
-class Skip:
+class Skip(_Strict):
     """A site that was looked at and left alone, and why."""
 
     path: str
@@ -83,7 +296,7 @@ class Skip:
 
 
 @dataclass(frozen=True)
-class Diff:
+class Diff(_Strict):
     """The forward of one or more equal hosts as code, before and after."""
 
     paths: tuple[str, ...]
@@ -93,7 +306,7 @@ class Diff:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(_Strict):
     """Edits and refusals, in the order in which they are performed.
 
     Attributes:
@@ -118,19 +331,28 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan. Raises ``ValueError`` or ``TypeError`` where the text is none."""
-        return cls.from_dict(json.loads(text))
+        """Read a plan. Raises ``ValueError``, which says where and why, for a text that is none."""
+        from pydantic import ValidationError
+
+        try:
+            return _reader().validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+            raise ValueError(f"{place}: {first['msg']}{more}".removeprefix(": ")) from None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """Build a plan from plain data, the inverse of ``dataclasses.asdict``."""
-        raw = dict(data)
-        raw["edits"] = tuple(Edit(**_tuples(edit, "notes")) for edit in raw.get("edits", ()))
-        raw["skipped"] = tuple(Skip(**skip) for skip in raw.get("skipped", ()))
-        raw["diffs"] = tuple(Diff(**_tuples(diff, "paths")) for diff in raw.get("diffs", ()))
-        for key in ("before", "after"):
-            raw[key] = Cost(**raw[key]) if raw.get(key) else None
-        return cls(**raw)
+        """Build a plan from plain data, the inverse of ``dataclasses.asdict``. Raises ``ValueError``, ``TypeError``."""
+        return cls.from_json(json.dumps(data))
+
+
+@functools.cache
+def _reader() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Plan)
 
 
 @dataclass(frozen=True)
@@ -177,7 +399,3 @@ class Inspection:
     merges: tuple[MergeInfo, ...]
     untraced: tuple[Untraced, ...]
     traced: int = 0
-
-
-def _tuples(data: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {key: tuple(value) if key in names else value for key, value in data.items()}

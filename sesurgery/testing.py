@@ -78,7 +78,7 @@ def assert_forward(
     }
     problems = [text for name, pair in pairs.items() for text in _difference(name, *pair)]
     if problems:
-        edits = [f"{edit.action} {edit.path or 'the model itself'} ({edit.means})" for edit in planned.edits]
+        edits = [f"{edit.action} {edit.path or 'the model itself'} ({edit.route})" for edit in planned.edits]
         forwards = [f"{', '.join(map(repr, diff.paths))} ({diff.cls})" for diff in planned.diffs]
         problems += [f"edits: {', '.join(edits)}", f"forwards that change: {', '.join(forwards) or 'none'}"]
         raise AssertionError("\n".join(problems))

@@ -11,7 +11,7 @@ from torch import nn
 
 from sesurgery.anatomy.dataflow import Flow, own_weights
 from sesurgery.anatomy.merges import Merge, gates_of, is_attention, merges_of
-from sesurgery.operating.backup import inserted_nodes
+from sesurgery.operating.backup import inserted_layers
 from sesurgery.plans import MergeInfo, Stage
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.nested import tensors_in
@@ -71,7 +71,7 @@ def dissect(survey: Survey) -> Anatomy:
     """Find merges, blocks and stages of a surveyed model."""
     flows = {host: Flow.of(traced.graph) for host, traced in survey.hosts()}
     gates = {host: gates_of(host, traced, flows[host]) for host, traced in survey.hosts()}
-    attention = inserted_nodes(survey.twin) | {host for host in flows if is_attention(survey, host, gates)}
+    attention = inserted_layers(survey.twin) | {host for host in flows if is_attention(survey, host, gates)}
     merges: dict[nn.Module, tuple[Merge, ...]] = {}
     for host, traced in survey.hosts():
         found = merges_of(host, traced, flows[host], attention) + gates[host]

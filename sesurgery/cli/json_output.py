@@ -12,7 +12,7 @@ from sesurgery.plans import Cost, Edit, Inspection, Plan
 if TYPE_CHECKING:
     from sesurgery.api import Surgery
 
-EDIT_KEYS = ("action", "path", "at", "stage", "block", "channels", "module", "params", "macs", "notes")
+EDIT_KEYS = ("action", "path", "at", "stage", "block", "channels", "module", "route", "params", "macs", "notes")
 
 
 def dump(data: dict[str, Any]) -> str:

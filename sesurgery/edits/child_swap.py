@@ -1,31 +1,26 @@
 """What the structural edits share: a module of the model gives its place to another one.
 
-A structural edit is data: ``options["change"]`` names a maker of this registry, ``site["was"]`` holds a digest of every
-module that goes, and a plan replays only where all of them are there again.
+A plan holds a digest of every module that goes, and replays only where all of them are there again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.edits.kinds import refused
+from sesurgery.edits.kinds import Proposal
 from sesurgery.errors import Unfit
-from sesurgery.placement.site_facts import facts
-from sesurgery.plans import Edit, Skip
-from sesurgery.recipe.rules import Rule
-from sesurgery.recipe.selectors import SiteFacts
+from sesurgery.plans import Substitute, Swap, SwapChild
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.costs import measure, parameters
 from sesurgery.recording.nested import tensors_in
 from sesurgery.recording.recorder import Frame
-from sesurgery.substitutes.registry import Make
-from sesurgery.tracing.fingerprint import fingerprint
+from sesurgery.substitutes.registry import on_meta
 from sesurgery.tracing.survey import Survey, has_own_forward
 
 
@@ -62,24 +57,22 @@ def keeps_shape(survey: Survey, module: nn.Module) -> None:
         raise Unfit(f"removal would change the shape {tuple(before.shape)} -> {tuple(after.shape)}")
 
 
-def places(survey: Survey, module: nn.Module) -> list[tuple[str, str]]:
-    """Host path and name of every place where a module hangs; hosts that hang twice count once."""
-    found: dict[tuple[int, str], tuple[str, str]] = {}
+def places(survey: Survey, module: nn.Module) -> list[str]:
+    """The path of every place where a module hangs; hosts that hang twice count once."""
+    by_host: dict[tuple[nn.Module, str], str] = {}
     for path in survey.mounts[module]:
         host, _, name = path.rpartition(".")
-        found.setdefault((id(survey.module(host)), name), (host, name))
-    return list(found.values())
+        by_host.setdefault((survey.module(host), name), path)
+    return list(by_host.values())
 
 
-def only_place(survey: Survey, module: nn.Module) -> tuple[str, str]:
-    """Host path and name of a module that hangs in one place. Raises ``Unfit`` for a shared one."""
-    found = places(survey, module)
-    if len(found) > 1:
-        where = ", ".join(".".join(filter(None, place)) for place in found[:3])
-        raise Unfit(f"it is shared by several hosts ({where}), which would part ways")
-    if not found[0][1]:
+def only_place(survey: Survey, module: nn.Module) -> None:
+    """Raise ``Unfit`` for a module that is shared, or the whole model."""
+    paths = places(survey, module)
+    if len(paths) > 1:
+        raise Unfit(f"it is shared by several hosts ({', '.join(paths[:3])}), which would part ways")
+    if not paths[0]:
         raise Unfit("it is the whole model")
-    return found[0]
 
 
 def digest(module: nn.Module) -> str:
@@ -87,65 +80,32 @@ def digest(module: nn.Module) -> str:
     return hashlib.sha256(repr(module).encode()).hexdigest()[:12]
 
 
-def wanted_facts(
-    anatomy: Anatomy, rule: Rule, path: str, value: torch.Tensor | None, conv: nn.Module | None
-) -> SiteFacts:
-    """What ``where:`` may know of a place. Raises ``Unfit`` where the rule leaves it out."""
-    found = facts(anatomy, path, value, conv)
-    mismatch = refused(rule, found)
-    if mismatch:
-        raise Unfit(mismatch)
-    return found
-
-
-def guarded(path: str, rule: Rule, propose: Callable[[], Iterable[Edit]]) -> Iterator[Edit | Skip]:
-    """The edits that ``propose`` makes, or the reason why it makes none."""
-    try:
-        yield from list(propose())
-    except Unfit as reason:
-        yield Skip(path, str(reason), str(rule.at))
-
-
-def child_edit(
+def swap(
     anatomy: Anatomy,
-    rule: Rule,
-    found: SiteFacts,
     path: str,
-    make: Make,
+    new: Substitute,
+    also: Mapping[str, Substitute] | None = None,
     *,
     module: str = "",
-    also: Mapping[str, Make] | None = None,
     notes: Sequence[str] = (),
-) -> Edit:
-    """The edit that exchanges the module at ``path`` (and those of ``also``), tried out on the twin and measured."""
+) -> Proposal:
+    """Exchange the module at ``path`` (and those of ``also``): tried out on the twin and measured. Raises ``Unfit``."""
     survey = anatomy.survey
-    makes = {path: make, **(also or {})}
-    olds = {place: survey.module(place) for place in makes}
-    sources = [survey.module(source) for source in make.options.get("sources", ())]
-    news = {place: each.on_meta(olds[place], *(sources if place == path else ())) for place, each in makes.items()}
+    wanted = {path: new, **(also or {})}
+    olds = {place: survey.module(place) for place in wanted}
+    news = {
+        place: on_meta(each, olds[place], *(survey.module(source) for source in getattr(each, "sources", ())))
+        for place, each in wanted.items()
+    }
     try_out(survey, news)
-    host = path.rpartition(".")[0]
-    block = anatomy.block_of(path)
     calls = survey.probe.calls.get(olds[path], 0)
     again = (f"called {calls} times in one forward: exchanged once",) if calls > 1 else ()
-    return Edit(
-        action=rule.action,
-        path=path,
-        at=str(rule.at),
-        host=host,
-        stage=found.stage,
-        block=survey.paths[block] if block is not None else None,
-        channels=found.channels,
-        module=module or type(news[path]).__name__,
-        options={**make.options, "change": make.change},
-        means="child",
-        site={
-            "was": {place: digest(old) for place, old in olds.items()},
-            "also": {p: m.change for p, m in (also or {}).items()},
-        },
-        fingerprint=fingerprint(survey, survey.module(host)),
-        params=sum(parameters(news[place]) - parameters(olds[place]) for place in makes),
-        macs=sum(_macs(survey, news[place], olds[place]) for place in makes),
+    return Proposal(
+        path,
+        SwapChild(tuple(Swap(place, digest(olds[place]), each) for place, each in wanted.items())),
+        module or type(news[path]).__name__,
+        params=sum(parameters(news[place]) - parameters(olds[place]) for place in wanted),
+        macs=sum(_macs(survey, news[place], olds[place]) for place in wanted),
         notes=(*notes, *again),
     )
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.edits.child_swap import child_edit, frames_of, guarded, only_place, wanted_facts
-from sesurgery.edits.kinds import edit_kind
-from sesurgery.edits.to_actions import realise
-from sesurgery.operating.actions import Realised
-from sesurgery.placement.named_layers import layers_of, too_few
-from sesurgery.plans import Edit, Skip
+from sesurgery.edits.child_swap import only_place, swap
+from sesurgery.edits.kinds import KINDS, Proposal, Target, edit_kind
+from sesurgery.edits.targets import named_targets
+from sesurgery.errors import Unfit
+from sesurgery.plans import CustomLayer, Skip
 from sesurgery.recipe.rules import Rule
-from sesurgery.substitutes.registry import MAKERS, Make
+from sesurgery.substitutes.registry import make
 
 __all__ = ["LayerKind", "edit_kind"]
 
@@ -30,9 +28,6 @@ class LayerKind:
 
     action = ""
 
-    def __init__(self) -> None:
-        MAKERS[self.action] = self._made
-
     def exchanged(self, options: Mapping[str, Any], old: nn.Module) -> nn.Module:
         """What takes the place of ``old``, which may be a part of it, unchanged.
 
@@ -44,26 +39,21 @@ class LayerKind:
         """
         raise NotImplementedError
 
-    def propose(self, anatomy: Anatomy, rule: Rule) -> Iterator[Edit | Skip]:
-        """One edit for each layer that ``at:`` names and ``where:`` leaves."""
-        yield from too_few(anatomy, rule)
-        for layer in layers_of(anatomy, rule.at):
-            path = anatomy.survey.paths[layer]
-            yield from guarded(path, rule, lambda found=layer: [self._edit(anatomy, rule, found)])
+    def targets(self, anatomy: Anatomy, rule: Rule) -> Iterable[Target | Skip]:
+        """The layers that ``at:`` names."""
+        return named_targets(anatomy, rule)
 
-    def realise(self, anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
-        """Children to exchange."""
-        return realise(anatomy, edits)
+    def edit(self, anatomy: Anatomy, rule: Rule, target: Target) -> Proposal:
+        """Another layer in the place of this one."""
+        if not isinstance(target.subject, nn.Module):
+            raise Unfit("it is written in a forward, and no layer")
+        only_place(anatomy.survey, target.subject)
+        return swap(anatomy, target.path, CustomLayer(self.action, rule.edit.model_dump()))
 
-    def _made(self, options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
-        return self.exchanged(options["settings"], old)
 
-    def _edit(self, anatomy: Anatomy, rule: Rule, layer: nn.Module) -> Edit:
-        survey = anatomy.survey
-        path = survey.paths[layer]
-        only_place(survey, layer)
-        value = next((frame.output for frame in frames_of(survey, layer)), None)
-        conv = rule.at.role == "conv"
-        tensor = value if isinstance(value, torch.Tensor) else None
-        found = wanted_facts(anatomy, rule, path.rpartition(".")[0] if conv else path, tensor, layer if conv else None)
-        return child_edit(anatomy, rule, found, path, Make(self.action, {"settings": rule.edit.model_dump()}))
+@make.register
+def _custom(new: CustomLayer, old: nn.Module, *sources: nn.Module) -> nn.Module:
+    kind = KINDS.get(new.action)
+    if not isinstance(kind, LayerKind):
+        raise Unfit(f'there is no edit kind "{new.action}" here that exchanges layers')
+    return kind.exchanged(new.settings, old)

@@ -1,26 +1,59 @@
-"""The kinds of edit and what they share: a registry, and the facts that ``where:`` asks about.
+"""The kinds of edit, by the key of a rule: what each has to say, and what the driver does with it.
 
-A kind is one small class with two methods: ``propose`` looks at an anatomy and a rule and says what to do, as data;
-``realise`` turns such data back into actions on a model that looks the same. Planning, preview, apply and replay all
-go this one way.
+A kind is one small class: ``targets`` lists what a rule may change, ``edit`` says how one of them changes, or raises
+``Unfit`` with the reason. The driver asks ``where:``, turns reasons into refusals and edits into actions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.errors import StalePlanError
-from sesurgery.operating.actions import Realised
-from sesurgery.plans import Edit, Skip
-from sesurgery.recipe.phrases import At
+from sesurgery.plans import Change, Skip
 from sesurgery.recipe.rules import Rule
-from sesurgery.recipe.selectors import SiteFacts
-from sesurgery.tracing.fingerprint import fingerprint
-from sesurgery.tracing.survey import Survey
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something in a model that a rule may change.
+
+    Attributes:
+        path: how messages call it.
+        subject: what the kind of edit works on: a site, a module, a gate, a run of blocks.
+        holder: path of the module by which ``where:`` knows it.
+        value: the activation there, if one is recorded.
+        conv: the convolution there, if it is about one.
+    """
+
+    path: str
+    subject: Any
+    holder: str
+    value: torch.Tensor | None = None
+    conv: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """How one target changes.
+
+    Attributes:
+        path: of the layer that is new or changed; its host is the module around it.
+        module: registry name of the layer, or the class name of what takes the place.
+        params, macs: what it adds.
+        notes: what a user should know.
+    """
+
+    path: str
+    change: Change
+    module: str
+    params: int
+    macs: int
+    notes: tuple[str, ...] = ()
 
 
 class EditKind(Protocol):
@@ -28,12 +61,16 @@ class EditKind(Protocol):
 
     action: str
 
-    def propose(self, anatomy: Anatomy, rule: Rule) -> Iterator[Edit | Skip]:
-        """What the rule would do here. Never changes the survey's twin for good."""
+    def targets(self, anatomy: Anatomy, rule: Rule) -> Iterable[Target | Skip]:
+        """What ``at:`` names, and the places that come near but will not do."""
         ...
 
-    def realise(self, anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
-        """The actions for edits of this kind. Raises ``StalePlanError`` on a model they were not made for."""
+    def edit(self, anatomy: Anatomy, rule: Rule, target: Target) -> Proposal:
+        """How a target that ``where:`` leaves changes. Never changes the survey's twin for good.
+
+        Raises:
+            Unfit: it does not; the text is the reason given to the user.
+        """
         ...
 
 
@@ -44,34 +81,3 @@ def edit_kind(kind: type[EditKind]) -> type[EditKind]:
     """Register a kind of edit under its ``action``."""
     KINDS[kind.action] = kind()
     return kind
-
-
-def refused(rule: Rule, found: SiteFacts) -> str | None:
-    """Why ``where:`` leaves a site out, or None."""
-    return rule.where.mismatch(found)
-
-
-def verify(survey: Survey, edit: Edit) -> nn.Module:
-    """The host of an edit in this model. Raises ``StalePlanError`` unless it is what the plan was made for."""
-    try:
-        host = survey.module(edit.host)
-    except AttributeError:
-        raise StalePlanError(
-            f"the plan wants to operate on {edit.host}, and this model has no such module",
-            where=edit.path,
-            remedy="plan again on this model",
-        ) from None
-    if fingerprint(survey, host) != edit.fingerprint:
-        raise StalePlanError(
-            "the forward of its host is not the one that the plan was made for",
-            where=edit.path,
-            remedy="plan again on this model",
-        )
-    return host
-
-
-def phrase(edit: Edit) -> At:
-    """The phrase of an edit, parsed."""
-    from sesurgery.recipe.phrases import parse_at
-
-    return parse_at(edit.at)

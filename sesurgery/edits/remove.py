@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 
 from torch import nn
 from torch.fx import Node
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.anatomy.existing_attention import attention_modules, written_gates
 from sesurgery.anatomy.in_place import check_in_place, overwriting
 from sesurgery.anatomy.layer_kinds import is_norm
 from sesurgery.anatomy.merges import Merge
-from sesurgery.edits.child_swap import child_edit, frames_of, guarded, keeps_shape, only_place, places, wanted_facts
-from sesurgery.edits.kinds import edit_kind
-from sesurgery.edits.to_actions import realise
-from sesurgery.edits.written_gates import gate_edit_site, strip_host
+from sesurgery.edits.child_swap import keeps_shape, only_place, places, swap
+from sesurgery.edits.kinds import Proposal, Target, edit_kind
+from sesurgery.edits.targets import named_targets
+from sesurgery.edits.written_gates import bypass
 from sesurgery.errors import Unfit
-from sesurgery.operating.actions import Realised
-from sesurgery.placement.named_layers import layers_of, too_few
-from sesurgery.plans import Edit, Skip
+from sesurgery.plans import Identity, Skip, Substitute, WithoutNorm
 from sesurgery.recipe.rules import Remove, Rule
-from sesurgery.recording.costs import parameters
 from sesurgery.substitutes.norm_activation import companions
-from sesurgery.substitutes.registry import Make
-from sesurgery.tracing.fingerprint import fingerprint
 from sesurgery.tracing.survey import Survey
-
-_IDENTITY = Make("identity", {})
 
 
 @edit_kind
@@ -36,60 +28,26 @@ class RemoveKind:
 
     action = "remove"
 
-    def propose(self, anatomy: Anatomy, rule: Rule) -> Iterator[Edit | Skip]:
-        """What would leave, or the reason why it has to stay."""
-        paths = anatomy.survey.paths
+    def targets(self, anatomy: Anatomy, rule: Rule) -> Iterable[Target | Skip]:
+        """What ``at:`` names."""
+        return named_targets(anatomy, rule)
+
+    def edit(self, anatomy: Anatomy, rule: Rule, target: Target) -> Proposal:
+        """Its removal, unless it has to stay."""
+        if isinstance(target.subject, Merge):
+            proposal = bypass(anatomy, target.subject)
+            _check_gate(anatomy, target.subject)
+            return proposal
         if rule.at.role == "attention":
-            for module in attention_modules(anatomy):
-                yield from guarded(paths[module], rule, lambda found=module: _attention(anatomy, rule, found))
-            for gate in written_gates(anatomy):
-                where = f"{paths[gate.host]}.{gate.node.name}".strip(".")
-                yield from guarded(where, rule, lambda found=gate: [_gate(anatomy, rule, found)])
-            return
-        yield from too_few(anatomy, rule)
-        for module in layers_of(anatomy, rule.at):
-            yield from guarded(paths[module], rule, lambda found=module: [_layer(anatomy, rule, found)])
-
-    def realise(self, anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
-        """Identities to set and forwards to generate."""
-        return realise(anatomy, edits)
+            return _attention(anatomy.survey, anatomy, target.subject)
+        return _layer(anatomy, rule, target)
 
 
-def _attention(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Iterator[Edit]:
-    survey = anatomy.survey
-    found = wanted_facts(anatomy, rule, survey.paths[module], _output(survey, module), None)
+def _attention(survey: Survey, anatomy: Anatomy, module: nn.Module) -> Proposal:
     keeps_shape(survey, module)
     check_in_place(survey, module)
-    first, *others = (".".join(filter(None, place)) for place in places(survey, module))
-    yield child_edit(anatomy, rule, found, first, _IDENTITY, also=dict.fromkeys(others, _IDENTITY))
-
-
-def _gate(anatomy: Anatomy, rule: Rule, gate: Merge) -> Edit:
-    survey = anatomy.survey
-    host = gate.host
-    path = survey.paths[host]
-    found = wanted_facts(anatomy, rule, path, gate.node.meta["val"], None)
-    stripped = strip_host(anatomy, host, [(gate.node.name, None)])
-    _check_gate(anatomy, gate)
-    gone = [host.get_submodule(name) for name in stripped.spare]
-    block = anatomy.block_of(path)
-    return Edit(
-        action="remove",
-        path=f"{path}.{gate.node.name}" if path else gate.node.name,
-        at=str(rule.at),
-        host=path,
-        stage=found.stage,
-        block=survey.paths[block] if block is not None else None,
-        channels=found.channels,
-        module="Identity",
-        options={"change": "gate"},
-        means="graph",
-        site=gate_edit_site(gate, None),
-        fingerprint=fingerprint(survey, host),
-        params=-sum(parameters(module) for module in gone),
-        macs=-stripped.macs * max(1, survey.probe.calls.get(host, 1)),
-        notes=("a gate written in the forward: the forward is rewritten without it",),
-    )
+    first, *others = places(survey, module)
+    return swap(anatomy, first, Identity(), dict.fromkeys(others, Identity()))
 
 
 def _check_gate(anatomy: Anatomy, gate: Merge) -> None:
@@ -102,29 +60,23 @@ def _check_gate(anatomy: Anatomy, gate: Merge) -> None:
         raise Unfit("what follows the gate works in place, and would overwrite what other layers look at")
 
 
-def _layer(anatomy: Anatomy, rule: Rule, module: nn.Module) -> Edit:
-    survey = anatomy.survey
-    edit = rule.edit
+def _layer(anatomy: Anatomy, rule: Rule, target: Target) -> Proposal:
+    survey, edit, module = anatomy.survey, rule.edit, target.subject
     assert isinstance(edit, Remove)
-    path = survey.paths[module]
-    conv = module if rule.at.role == "conv" else None
-    found = wanted_facts(
-        anatomy, rule, path.rpartition(".")[0] if conv is not None else path, _output(survey, module), conv
-    )
     if type(module) is nn.Identity:
         raise Unfit("it was removed already")
     keeps_shape(survey, module)
     only_place(survey, module)
-    make = Make("without norm", {}) if rule.at.role == "norm" and companions(module) else _IDENTITY
-    also: dict[str, Make] = {}
+    also: dict[str, Substitute] = {}
     if edit.with_norm:
         norm = norm_behind(survey, module)
         if norm is None:
             raise Unfit("no norm of its own follows it; leave with_norm out")
         only_place(survey, norm)
-        also[survey.paths[norm]] = Make("without norm", {})
+        also[survey.paths[norm]] = WithoutNorm()
     check_in_place(survey, module, {survey.module(other) for other in also})
-    return child_edit(anatomy, rule, found, path, make, also=also)
+    held = rule.at.role == "norm" and companions(module)
+    return swap(anatomy, target.path, WithoutNorm() if held else Identity(), also)
 
 
 def norm_behind(survey: Survey, module: nn.Module) -> nn.Module | None:
@@ -148,8 +100,3 @@ def norm_behind(survey: Survey, module: nn.Module) -> nn.Module | None:
         else:
             return None
     return None
-
-
-def _output(survey: Survey, module: nn.Module):  # type: ignore[no-untyped-def]
-    frames = frames_of(survey, module)
-    return frames[0].output if frames and hasattr(frames[0].output, "shape") else None

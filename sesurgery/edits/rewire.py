@@ -1,43 +1,39 @@
 """The edit ``rewire``: a stage gets another shape.
 
 ``to: csp``: the blocks of a stage that keep the shape (all but the first one of most stages, which halves the map or
-changes the channels) become one :class:`~sesurgery.csp.CSPStage` in the place of the first of them; identities keep the
-places of the others, so that nothing is renumbered. Where a stage changes its channels half way,
+changes the channels) become one :class:`~sesurgery.substitutes.csp_stage.CSPStage` in the place of the first of them;
+identities keep the places of the others, so that nothing is renumbered. Where a stage changes its channels half way,
 each run of blocks becomes one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import Node
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.edits.child_swap import child_edit, guarded, input_of, only_place, wanted_facts
-from sesurgery.edits.kinds import edit_kind
-from sesurgery.edits.to_actions import realise
+from sesurgery.edits.child_swap import input_of, only_place, swap
+from sesurgery.edits.kinds import Proposal, Target, edit_kind
 from sesurgery.errors import Unfit
-from sesurgery.operating.actions import Realised
-from sesurgery.plans import Edit, Skip, Stage
+from sesurgery.plans import CrossStage, Identity, Skip, Stage
 from sesurgery.recipe.rules import Rewire, Rule
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.substitutes.csp_stage import CSPStage
 from sesurgery.substitutes.narrower_block import narrowed, runs_as
-from sesurgery.substitutes.registry import Make, maker
+from sesurgery.substitutes.registry import make
 from sesurgery.tracing.survey import Survey
 
 _WIDTHS = {"half width": Fraction(1, 2), "same width": Fraction(1)}
 
 
-@maker("csp")
-def _csp(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
-    ratio = Fraction(options["inner"], sum(options["widths"]))
-    blocks = [narrowed(block, ratio) for block in (old, *sources)]
-    return CSPStage(blocks, (options["widths"][0], options["widths"][1]), options["inner"])
+@make.register
+def _csp(new: CrossStage, old: nn.Module, *sources: nn.Module) -> nn.Module:
+    ratio = Fraction(new.inner, sum(new.widths))
+    return CSPStage([narrowed(block, ratio) for block in (old, *sources)], new.widths, new.inner)
 
 
 @edit_kind
@@ -46,24 +42,38 @@ class RewireKind:
 
     action = "rewire"
 
-    def propose(self, anatomy: Anatomy, rule: Rule) -> Iterator[Edit | Skip]:
-        """One edit for each run of blocks in a stage that keep the shape, or the reason why there is none."""
+    def targets(self, anatomy: Anatomy, rule: Rule) -> Iterator[Target | Skip]:
+        """Each run of blocks in a stage that keep the shape."""
         for stage in anatomy.stages:
             if not stage.blocks:
                 continue
-            place = stage.blocks[0]
             try:
-                found = _runs(anatomy, stage)
+                for run in _runs(anatomy, stage):
+                    path = anatomy.survey.paths[run[0]]
+                    yield Target(path, run, path, input_of(anatomy.survey, run[0]))
             except Unfit as reason:
-                yield Skip(place, str(reason), str(rule.at))
-                continue
-            for run in found:
-                path = anatomy.survey.paths[run[0]]
-                yield from guarded(path, rule, lambda blocks=run: [_rewired(anatomy, rule, blocks)])
+                yield Skip(stage.blocks[0], str(reason))
 
-    def realise(self, anatomy: Anatomy, edits: Sequence[Edit]) -> Realised:
-        """The stages to put in, and the identities behind them."""
-        return realise(anatomy, edits)
+    def edit(self, anatomy: Anatomy, rule: Rule, target: Target) -> Proposal:
+        """A stage in the place of the first block, identities in the places of the others."""
+        survey, edit, value = anatomy.survey, rule.edit, target.value
+        assert isinstance(edit, Rewire)
+        assert value is not None
+        for block in target.subject:
+            only_place(survey, block)
+            if survey.probe.calls.get(block, 0) > 1:
+                raise Unfit("a block is called several times in one forward")
+        others = tuple(survey.paths[block] for block in target.subject[1:])
+        new = _cross_stage(edit, value, others)
+        ratio = Fraction(new.inner, value.shape[1])
+        notes = []
+        if ratio != 1:
+            for block in target.subject:
+                runs_as(narrowed(block, ratio), (value.shape[0], new.inner, *value.shape[2:]))
+            notes.append("its weights are the first slices of the old ones: train anew")
+        if new.inner != new.widths[0]:
+            notes.append("fresh 1x1 convolutions lead in and out")
+        return swap(anatomy, target.path, new, dict.fromkeys(others, Identity()), notes=notes)
 
 
 def _runs(anatomy: Anatomy, stage: Stage) -> list[list[nn.Module]]:
@@ -111,32 +121,7 @@ def _follows(survey: Survey, one: nn.Module, two: nn.Module) -> bool:
     return users == [second[2]]
 
 
-def _rewired(anatomy: Anatomy, rule: Rule, blocks: Sequence[nn.Module]) -> Edit:
-    survey, edit = anatomy.survey, rule.edit
-    assert isinstance(edit, Rewire)
-    first, *others = blocks
-    path = survey.paths[first]
-    value = input_of(survey, first)
-    found = wanted_facts(anatomy, rule, path, value, None)
-    for block in blocks:
-        only_place(survey, block)
-        if survey.probe.calls.get(block, 0) > 1:
-            raise Unfit("a block is called several times in one forward")
-    options = _options(edit, value)
-    options["sources"] = [survey.paths[block] for block in others]
-    inner = (value.shape[0], options["inner"], *value.shape[2:])
-    ratio = Fraction(options["inner"], value.shape[1])
-    if ratio != 1:
-        for block in blocks:
-            runs_as(narrowed(block, ratio), inner)
-    note = "fresh 1x1 convolutions lead in and out" if options["inner"] != options["widths"][0] else ""
-    cut = "its weights are the first slices of the old ones: train anew" if ratio != 1 else ""
-    identities = {survey.paths[block]: Make("identity", {}) for block in others}
-    notes = [text for text in (cut, note) if text]
-    return child_edit(anatomy, rule, found, path, Make("csp", options), also=identities, notes=notes)
-
-
-def _options(edit: Rewire, value: torch.Tensor) -> dict[str, Any]:
+def _cross_stage(edit: Rewire, value: torch.Tensor, sources: tuple[str, ...]) -> CrossStage:
     axis = channel_axis(value)
     if axis != 1 or value.ndim != 4:
         raise Unfit(f"its blocks take {tuple(value.shape)}, and only maps (N, C, H, W) can be split for a csp stage")
@@ -147,4 +132,4 @@ def _options(edit: Rewire, value: torch.Tensor) -> dict[str, Any]:
         raise Unfit(f"{edit.split:g} of {channels} channels is no whole number")
     if inner.denominator != 1:
         raise Unfit(f"half of {channels} channels is no whole number")
-    return {"to": edit.to, "widths": [int(through), int(channels - through)], "inner": int(inner)}
+    return CrossStage((int(through), int(channels - through)), int(inner), sources)

@@ -1,4 +1,4 @@
-"""Attention that is there already: modules that gate what they are given, and gates written out in a host's forward."""
+"""Gates that are written out in a host's forward: taken out of it, or exchanged for the call of a layer."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from torch.fx.node import map_arg
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.dataflow import Flow, weight_layers
 from sesurgery.anatomy.merges import Merge, gates_of
-from sesurgery.errors import StalePlanError, Unfit
+from sesurgery.edits.insert_code import name_of
+from sesurgery.edits.kinds import Proposal
+from sesurgery.errors import Unfit
 from sesurgery.operating.actions import Action, SetChild, SetForward
 from sesurgery.operating.operated_class import Code
-from sesurgery.plans import Diff, Edit
-from sesurgery.recording.costs import CountingMode
+from sesurgery.plans import AttentionLayer, BypassGate, Diff, Edit, Identity
+from sesurgery.recording.costs import CountingMode, measure, parameters
 from sesurgery.rewriting.graph_edits import Bypass, bypassed
 from sesurgery.rewriting.new_forward import new_forward
-from sesurgery.substitutes.registry import Make
+from sesurgery.substitutes.registry import Build, on_meta
 from sesurgery.tracing.fingerprint import code_text
 from sesurgery.tracing.trace import Trace
 
@@ -42,6 +44,25 @@ class Stripped:
     before: str
     after: str
     macs: int
+
+
+def bypass(anatomy: Anatomy, gate: Merge, layer: AttentionLayer | None = None, name: str = "") -> Proposal:
+    """Take a gate out of the forward of its host; a layer called ``name`` may take its place. Raises ``Unfit``."""
+    survey, host = anatomy.survey, gate.host
+    stripped = strip_host(anatomy, host, [(gate.node.name, None if layer is None else name)])
+    params = -sum(parameters(host.get_submodule(spare)) for spare in stripped.spare)
+    macs, end = -stripped.macs, "without it"
+    if layer is not None:
+        cost = measure(on_meta(layer, None), torch.empty(layer.shape, device="meta"))
+        params, macs, end = params + cost.params, macs + cost.macs, "to call a module"
+    return Proposal(
+        ".".join(filter(None, (survey.paths[host], name or gate.node.name))),
+        BypassGate(gate.node.name, layer),
+        "Identity" if layer is None else layer.module,
+        params,
+        macs * max(1, survey.probe.calls.get(host, 1)),
+        (f"a gate written in the forward: the forward is rewritten {end}",),
+    )
 
 
 def strip_host(anatomy: Anatomy, host: nn.Module, products: Sequence[tuple[str, str | None]]) -> Stripped:
@@ -108,27 +129,21 @@ def _macs(host: nn.Module, nodes: Sequence[Node]) -> int:
     return mode.macs
 
 
-def realise_host(anatomy: Anatomy, host_path: str, edits: Sequence[Edit]) -> tuple[list[Action], Diff]:
-    """The actions that take the gates of one host out (or put nodes in their place). Raises ``StalePlanError``."""
-    host = anatomy.survey.module(host_path)
-    products = [(str(edit.site["product"]), edit.site["child"]) for edit in edits]
-    try:
-        stripped = strip_host(anatomy, host, products)
-    except Unfit as reason:
-        raise StalePlanError(str(reason), where=host_path, remedy="plan again on this model") from None
+def bypass_actions(anatomy: Anatomy, host: nn.Module, edits: Sequence[Edit]) -> tuple[list[Action], Diff]:
+    """What takes the gates of one host out, or puts layers in their place. Raises ``Unfit``."""
+    path = anatomy.survey.paths[host]
+    changes = [(edit, edit.change) for edit in edits if isinstance(edit.change, BypassGate)]
+    stripped = strip_host(
+        anatomy, host, [(change.product, None if change.layer is None else name_of(edit)) for edit, change in changes]
+    )
     actions: list[Action] = [
-        SetChild(host_path, str(edit.site["child"]), Make("node", edit.options, edit.path), node=True)
-        for edit in edits
-        if edit.site["child"] is not None
+        SetChild(path, name_of(edit), Build(change.layer, edit.path), attention=True)
+        for edit, change in changes
+        if change.layer is not None
     ]
-    prefix = f"{host_path}." if host_path else ""
+    prefix = f"{path}." if path else ""
     for name in stripped.spare:
         holder, _, child = f"{prefix}{name}".rpartition(".")
-        actions.append(SetChild(holder, child, Make("identity", {})))
-    actions.append(SetForward(host_path, stripped.code))
-    return actions, Diff((host_path,), type(host).__name__, stripped.before, stripped.after)
-
-
-def gate_edit_site(gate: Merge, child: str | None) -> dict[str, Any]:
-    """Where a written gate lies, as data."""
-    return {"product": gate.node.name, "child": child}
+        actions.append(SetChild(holder, child, Build(Identity(), f"{prefix}{name}")))
+    actions.append(SetForward(path, stripped.code))
+    return actions, Diff((path,), type(host).__name__, stripped.before, stripped.after)

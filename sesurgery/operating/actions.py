@@ -1,4 +1,4 @@
-"""The few things an operation does to a model, as data; ``operate`` is the only one who does them."""
+"""The few things an operation does to a model, as data; ``perform`` does them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from sesurgery.operating.operated_class import Code
-from sesurgery.plans import Diff
 
 
 @dataclass(frozen=True)
@@ -20,14 +19,14 @@ class SetChild:
         name: attribute of the host.
         make: builds the child on the default device; it is given the host's current value there (None or a module),
             which it must not change.
-        node: whether the child is an inserted node (attention), to be found as one by later operations.
+        attention: whether the child is an attention layer, so that later operations know it as one.
         sources: paths of other modules that ``make`` is given behind the current value, as they are by then.
     """
 
     host: str
     name: str
     make: Callable[..., nn.Module]
-    node: bool = False
+    attention: bool = False
     sources: tuple[str, ...] = ()
 
 
@@ -40,11 +39,3 @@ class SetForward:
 
 
 Action = SetChild | SetForward
-
-
-@dataclass(frozen=True)
-class Realised:
-    """Edits made concrete on one survey: what to do, and how the code reads before and after."""
-
-    actions: tuple[Action, ...]
-    diffs: tuple[Diff, ...] = ()

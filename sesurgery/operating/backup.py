@@ -34,13 +34,13 @@ class HostMark:
         fields: names of its plain attributes, in order.
         attributes: the first value of each attribute that was exchanged (``Absent()`` where there was none). A module
             here is no child of the host any more: its weights are not in the state_dict.
-        nodes: names of the children that operations inserted.
+        layers: names of the children that operations inserted as attention.
     """
 
     base: type[nn.Module]
     order: tuple[str, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
-    nodes: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
 
 
@@ -49,11 +49,11 @@ def mark_of(module: nn.Module) -> HostMark | None:
     return module.__dict__.get(HOST_MARK)
 
 
-def inserted_nodes(model: nn.Module) -> set[nn.Module]:
-    """The nodes that operations have put into ``model`` so far."""
-    found: set[nn.Module] = set()
+def inserted_layers(model: nn.Module) -> set[nn.Module]:
+    """The attention layers that operations have put into ``model`` so far."""
+    layers: set[nn.Module] = set()
     for module in model.modules():
         mark = mark_of(module)
         if mark is not None:
-            found.update(child for name in mark.nodes if (child := module._modules.get(name)) is not None)
-    return found
+            layers.update(child for name in mark.layers if (child := module._modules.get(name)) is not None)
+    return layers

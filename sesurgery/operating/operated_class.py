@@ -45,6 +45,11 @@ def base_of(module: nn.Module) -> type[nn.Module]:
     return getattr(type(module), "_sesurgery_base", type(module))
 
 
+def code_of(module: nn.Module) -> Code | None:
+    """The code that an operation gave a module as its forward, or None."""
+    return getattr(type(module), "_sesurgery_code", None)
+
+
 def _make_class(base: type[nn.Module], code: Code) -> type[nn.Module]:
     filename = f"<sesurgery {base.__name__}.forward {len(_CLASSES)}>"
     namespace: dict[str, Any] = {**code.names, "base": base}

@@ -136,7 +136,7 @@ def _set_child(host: nn.Module, action: SetChild, child: nn.Module) -> None:
             mark.attributes[name] = ("plain", host.__dict__[name])
         else:
             mark.attributes[name] = ("absent", Absent())
-    mark.nodes = tuple(node for node in mark.nodes if node != name) + ((name,) if action.node else ())
+    mark.layers = tuple(layer for layer in mark.layers if layer != name) + ((name,) if action.attention else ())
     host.__dict__.pop(name, None)
     host._modules[name] = child
     host.__dict__[HOST_MARK] = mark

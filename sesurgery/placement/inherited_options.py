@@ -1,19 +1,37 @@
-"""Options of a node that only the place it is put into can answer: ``reduce_from`` and ``act: inherit``."""
+"""A layer settled for its place: what it acts on, and the options that only the place can answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from sesurgery import attention
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.layer_kinds import is_activation_layer
 from sesurgery.errors import Unfit
+from sesurgery.plans import AttentionLayer
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.nested import tensors_in
 from sesurgery.tracing.survey import Survey
+
+
+def port_of(value: torch.Tensor) -> attention.Port:
+    """Shape and channel axis of an activation. Raises ``Unfit`` where the axis is not known."""
+    axis = channel_axis(value)
+    if axis is None or axis == 0:
+        raise Unfit(f"which axis of {tuple(value.shape)} holds the channels cannot be derived")
+    return attention.Port(tuple(value.shape), axis)
+
+
+def layer_of(module: str, port: attention.Port, options: Mapping[str, Any]) -> AttentionLayer:
+    """A layer of the registry for an activation. Raises ``Unfit`` where it has no meaning there."""
+    reason = attention.refusal(module, port, options)
+    if reason:
+        raise Unfit(reason)
+    return AttentionLayer(attention.canonical(module), options, port.shape, port.axis)
 
 
 def resolve(

@@ -1,4 +1,4 @@
-"""By which way a node gets to its site: into a socket, into the graph of a forward, or behind a layer."""
+"""By which route a layer gets to its site: into a socket, into the graph of a forward, or behind a layer."""
 
 from __future__ import annotations
 
@@ -13,34 +13,58 @@ from sesurgery.errors import Unfit
 from sesurgery.operating.operated_class import base_of
 from sesurgery.placement.sites import Site
 from sesurgery.placement.sockets import socket_at
+from sesurgery.plans import AppendBehind, AttentionLayer, Change, FillSocket, Insertion, RewriteForward
 from sesurgery.recipe.rules import Insert
 from sesurgery.tracing.survey import Survey, has_own_forward
 from sesurgery.tracing.trace import Trace
 
 
-def way_to(survey: Survey, site: Site, edit: Insert, taken: Mapping[nn.Module, set[str]]) -> tuple[str, nn.Module, str]:
-    """How the node gets there (see :class:`~sesurgery.plans.Edit`), into which host and under which name."""
+def insertion(
+    survey: Survey,
+    site: Site,
+    ordinal: int,
+    edit: Insert,
+    layer: AttentionLayer,
+    names: Mapping[nn.Module, set[str]],
+) -> tuple[Insertion, nn.Module, str]:
+    """The safest route by which a layer gets to a site, into which host and under which name.
+
+    Args:
+        ordinal: which of its host's sites it is.
+        names: what the rule has given its layers in each host so far; the new name is added.
+
+    Raises:
+        Unfit: no route leads there.
+    """
+    users = tuple(user.name for user in site.users)
     bare = edit.options.get("init") == "identity"
     socket = socket_at(survey, site, bare) if edit.name is None else None
-    if socket is not None and socket[0] not in taken[site.host]:
-        taken[site.host].add(socket[0])
-        return "socket", site.host, socket[0]
-    host, means = site.host, "graph"
-    if type(host).forward is nn.Sequential.forward:
-        if site.value.op != "call_module":
-            raise Unfit("a Sequential has no place before its first child; operate on the module that calls it")
-        host, means = _last_layer_of(site), "behind"
-    elif site.value.op == "call_module" and not isinstance(survey.trace(host), Trace):
-        means = "behind"
-    elif _other_ways_in(survey, host) and _only_child(survey, site):
-        host, means = _last_layer_of(site), "behind"
-    if means == "behind" and not _in_one_place(survey, host):
-        raise Unfit(f"the {type(host).__name__} it would follow is used in several places")
+    if socket is not None and socket[0] not in names[site.host]:
+        names[site.host].add(socket[0])
+        return FillSocket(layer, site.value.name, users, ordinal), site.host, socket[0]
+    followed = _followed(survey, site)
+    host = site.host if followed is None else followed
     if "forward" in host.__dict__:
         raise Unfit("its forward was set on the instance, and a new one of the class would not be called")
-    name = _free_name(host, edit, site.role, taken[host])
-    taken[host].add(name)
-    return means, host, name
+    name = _free_name(host, edit, site.role, names[host])
+    names[host].add(name)
+    change: Insertion = AppendBehind(layer)
+    if followed is None:
+        change = RewriteForward(layer, site.value.name, users, ordinal)
+    return change, host, name
+
+
+def _followed(survey: Survey, site: Site) -> nn.Module | None:
+    """The layer behind which the new one goes, where the forward of the host had better stay as it is."""
+    chain = type(site.host).forward is nn.Sequential.forward
+    if chain and site.value.op != "call_module":
+        raise Unfit("a Sequential has no place before its first child; operate on the module that calls it")
+    if not chain and not (_other_ways_in(survey, site.host) and _only_child(survey, site)):
+        return None
+    layer = _last_layer_of(site)
+    if not _in_one_place(survey, layer):
+        raise Unfit(f"the {type(layer).__name__} it would follow is used in several places")
+    return layer
 
 
 def _other_ways_in(survey: Survey, host: nn.Module) -> tuple[str, ...]:
@@ -83,7 +107,7 @@ def _free_name(host: nn.Module, edit: Insert, role: str, taken: set[str]) -> str
     return next(name for name in candidates if free(name))
 
 
-def notes_on(survey: Survey, host: nn.Module, means: str) -> tuple[str, ...]:
+def notes_on(survey: Survey, host: nn.Module, change: Change) -> tuple[str, ...]:
     """What a user should know about an edit of this host."""
     notes = []
     mounts, calls = survey.mounts[host], survey.probe.calls.get(host, 0)
@@ -91,7 +115,7 @@ def notes_on(survey: Survey, host: nn.Module, means: str) -> tuple[str, ...]:
         notes.append(f"mounted at {', '.join(mounts)}: one host, edited once")
     if calls > 1:
         notes.append(f"called {calls} times in one forward: one host, edited once")
-    others = _other_ways_in(survey, host) if means == "graph" else ()
+    others = _other_ways_in(survey, host) if isinstance(change, RewriteForward) else ()
     if others:
         notes.append(f"{type(host).__name__}.{', '.join(others)} called on its own runs these layers without the node")
     return tuple(notes)

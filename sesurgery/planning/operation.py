@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,7 @@ from sesurgery.models.input_spec import describe
 from sesurgery.operating.backup import MODEL_MARK
 from sesurgery.operating.perform import perform
 from sesurgery.planning.planner import Draft, Progress, draft, replay
+from sesurgery.planning.rehearsal import Rehearsal
 from sesurgery.plans import Plan
 from sesurgery.recipe.rules import Recipe
 
@@ -25,33 +26,34 @@ def drafted(
     input_size: Sequence[int] | str | None,
     progress: Progress | None,
 ) -> Draft:
-    def made(args: tuple[Any, ...]) -> Draft:
-        if isinstance(wanted, Plan):
-            return replay(model, wanted, args, progress, fresh_model(spec))
-        return draft(model, wanted, args, name_of(model, spec), progress, fresh_model(spec))
-
-    return first_that_runs(made, model, spec, example_input, input_size)
-
-
-def fresh_model(spec: zoo.ModelSpec | None) -> Callable[[], nn.Module] | None:
-    return None if spec is None else lambda: zoo.create(spec)
+    """A recipe planned on a model, or a plan made concrete on it; the model stays as it is."""
+    report = progress or _silent
+    report("looking at the model", 0, 2 if isinstance(wanted, Plan) else len(wanted.rules) + 2)
+    rehearsal = rehearse(model, spec, example_input, input_size)
+    if isinstance(wanted, Plan):
+        return replay(rehearsal, wanted, report)
+    return draft(rehearsal, wanted, name_of(model, spec), report)
 
 
-def first_that_runs(
-    use: Callable[[tuple[Any, ...]], Any],
-    model: nn.Module,
-    spec: zoo.ModelSpec | None,
-    example_input: Any,
-    input_size: Sequence[int] | str | None,
-) -> Any:
-    """Try the inputs that a model may want until it runs on one."""
+def rehearse(
+    model: nn.Module, spec: zoo.ModelSpec | None, example_input: Any, input_size: Sequence[int] | str | None
+) -> Rehearsal:
+    """A model looked at with the first of the inputs that it may want on which it runs.
+
+    Raises:
+        ModelError: it runs on none of them, or cannot be copied.
+    """
     first: ModelError | None = None
     for args in _inputs(model, spec, example_input, input_size):
         try:
-            return use(args)
+            return Rehearsal(model, args, None if spec is None else lambda: zoo.create(spec))
         except ModelError as error:
             first = first or error
     raise first or ModelError("no input could be made for it", remedy="give one: example_input=...")
+
+
+def _silent(step: str, done: int, total: int) -> None:
+    return None
 
 
 def _inputs(

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from sesurgery.errors import Unfit
+from sesurgery.plans import OtherConv
 from sesurgery.recording.compat import same_convolution, set_border
 from sesurgery.recording.recorder import Frame
-from sesurgery.substitutes.registry import maker
+from sesurgery.substitutes.registry import make
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-@maker("conv")
-def _changed(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
+@make.register
+def _changed(new: OtherConv, old: nn.Module, *sources: nn.Module) -> nn.Module:
     assert isinstance(old, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    return changed(old, options["kernel"], options["dilation"], embed=options["embed"], pad=options["pad"])
+    return changed(old, new.kernel, new.dilation, embed=new.embed, pad=new.pad)
 
 
 def changed(
@@ -104,8 +106,8 @@ def _axes(conv: Conv) -> list[tuple[int, int]]:
 
 def settled(
     old: nn.Module, frames: Sequence[Frame], kernel: int | None, dilation: int | None, embed: bool
-) -> dict[str, Any]:
-    """The options of the change, tried on meta.
+) -> OtherConv:
+    """The convolution that takes its place, tried on meta.
 
     Args:
         old: the convolution, on meta.
@@ -129,9 +131,9 @@ def settled(
     steps = old.dilation if dilation is None else (dilation,) * rank
     _check(old, frames, sizes, steps)
     for pad in (True, False):
-        options = {"kernel": list(sizes), "dilation": list(steps), "embed": embed, "pad": pad}
-        if all(_gives(old, options, frame) for frame in frames):
-            return options
+        new = OtherConv(tuple(sizes), tuple(steps), embed, pad)
+        if all(_gives(old, new, frame) for frame in frames):
+            return new
     raise Unfit("its output would have another size")
 
 
@@ -149,10 +151,10 @@ def _check(old: Conv, frames: Sequence[Frame], sizes: Sequence[int], steps: Sequ
             raise Unfit(f"a kernel of {sizes[0]}{dilated} is larger than the map of {shown}")
 
 
-def _gives(old: Conv, options: Mapping[str, Any], frame: Frame) -> bool:
+def _gives(old: Conv, new: OtherConv, frame: Frame) -> bool:
     try:
         with torch.no_grad():
-            output = _changed(options, old).eval()(frame.args[0])
+            output = _changed(new, old).eval()(frame.args[0])
     except Unfit:
         raise
     except (RuntimeError, ValueError):
@@ -160,16 +162,17 @@ def _gives(old: Conv, options: Mapping[str, Any], frame: Frame) -> bool:
     return output.shape == frame.output.shape
 
 
-def notes(old: nn.Module, options: Mapping[str, Any]) -> tuple[str, ...]:
+def notes(old: nn.Module, new: OtherConv) -> tuple[str, ...]:
     """What a user should know: whether the function is kept."""
     assert isinstance(old, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    if not options["embed"]:
+    if not new.embed:
         return ("starts with fresh weights",)
-    if not embeds_exactly(old, options["kernel"], options["dilation"]):
-        smaller = any(new < was for new, was in zip(options["kernel"], old.kernel_size, strict=True))
+    if not embeds_exactly(old, new.kernel, new.dilation):
+        smaller = any(size < was for size, was in zip(new.kernel, old.kernel_size, strict=True))
         kept = "only the middle of the old weights is kept" if smaller else "the old weights look at other places"
         return (f"{kept}: the function changes",)
-    if not _plain(old) and not _keeps_function(old, options):
+    key = (type(old), old.in_channels, old.out_channels, old.groups, old.stride, old.kernel_size, old.dilation)
+    if not _plain(old) and not _keeps_function(_Trial(key, new, old)):
         return (f"{type(old).__name__} computes with its weights before it convolves: the function changes",)
     return ()
 
@@ -178,33 +181,23 @@ def _plain(conv: Conv) -> bool:
     return any(same_convolution(type(conv), known) for known in (nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
-def _keeps_function(old: Conv, options: Mapping[str, Any]) -> bool:
-    """Try a convolution with a forward of its own out on random numbers."""
-    key = (type(old), old.in_channels, old.out_channels, old.groups, old.stride, old.kernel_size, old.dilation)
-    return _measured(_ByKey(key, old, options))
+@dataclass(frozen=True)
+class _Trial:
+    """A convolution to try out; equal ones share a trial."""
 
-
-class _ByKey:
-    """What a trial depends on, with what it needs."""
-
-    def __init__(self, key: Any, conv: Conv, options: Mapping[str, Any]) -> None:
-        self.key = (key, str(sorted(options.items())))
-        self.conv, self.options = conv, options
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByKey) and self.key == other.key
+    key: tuple[Any, ...]
+    new: OtherConv
+    conv: Conv = field(compare=False)
 
 
 @functools.lru_cache(maxsize=64)
-def _measured(case: _ByKey) -> bool:
+def _keeps_function(trial: _Trial) -> bool:
+    """Try a convolution with a forward of its own out on random numbers."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         generator = torch.Generator().manual_seed(0)
-        old = copy.deepcopy(case.conv).to_empty(device="cpu").float().eval()
+        old = copy.deepcopy(trial.conv).to_empty(device="cpu").float().eval()
         for tensor in [*old.parameters(), *old.buffers()]:
             tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
-        new = _changed(case.options, old).eval()
+        new = _changed(trial.new, old).eval()
         x = torch.rand((1, old.in_channels, *(16,) * len(old.kernel_size)), generator=generator)
         return torch.allclose(old(x), new(x), rtol=1e-4, atol=1e-4)

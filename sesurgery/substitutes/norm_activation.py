@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
 from math import gcd
 from typing import Any
 
@@ -16,8 +15,9 @@ from sesurgery import attention
 from sesurgery.anatomy.layer_kinds import is_activation_layer, is_dropping
 from sesurgery.attention.activations import act_class
 from sesurgery.errors import Unfit
+from sesurgery.plans import OtherActivation, OtherNorm, SelectiveConv, WithoutNorm
 from sesurgery.recording.compat import BatchNorm, InstanceNorm
-from sesurgery.substitutes.registry import maker
+from sesurgery.substitutes.registry import make
 
 _BATCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _INSTANCE = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
@@ -30,25 +30,24 @@ _KINDS: dict[str, tuple[type[nn.Module], ...]] = {
 _CONVOLVES = ("sk",)
 
 
-@maker("activation")
-def _activation(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
-    kind = act_class(options["activation"])
+@make.register
+def _activation(new: OtherActivation, old: nn.Module, *sources: nn.Module) -> nn.Module:
+    kind = act_class(new.activation)
     try:
         return kind(inplace=bool(getattr(old, "inplace", False)))
     except TypeError:
         return kind()
 
 
-@maker("norm")
-def _norm(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
-    shape, axis = options["shape"], options["axis"]
-    new = _new_norm(options["norm"], tuple(shape), axis, float(getattr(old, "eps", 1e-5)))
+@make.register
+def _norm(new: OtherNorm, old: nn.Module, *sources: nn.Module) -> nn.Module:
+    norm = _new_norm(new.norm, new.shape, new.axis, float(getattr(old, "eps", 1e-5)))
     for name in ("weight", "bias"):
-        mine, theirs = getattr(new, name, None), getattr(old, name, None)
+        mine, theirs = getattr(norm, name, None), getattr(old, name, None)
         if isinstance(mine, nn.Parameter) and isinstance(theirs, torch.Tensor) and mine.shape == theirs.shape:
             trains = theirs.requires_grad or not isinstance(theirs, nn.Parameter)
-            setattr(new, name, nn.Parameter(theirs.detach().clone(), requires_grad=trains))
-    return _with_companions(new, old)
+            setattr(norm, name, nn.Parameter(theirs.detach().clone(), requires_grad=trains))
+    return _with_companions(norm, old)
 
 
 def companions(norm: nn.Module) -> dict[str, nn.Module]:
@@ -62,8 +61,8 @@ def _with_companions(new: nn.Module, old: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict([("norm", new), *held.items()])) if held else new
 
 
-@maker("without norm")
-def _without_norm(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
+@make.register
+def _without_norm(new: WithoutNorm, old: nn.Module, *sources: nn.Module) -> nn.Module:
     held = [copy.deepcopy(child) for child in companions(old).values() if type(child) is not nn.Identity]
     for layer in held:
         if hasattr(layer, "inplace"):
@@ -100,26 +99,19 @@ def _no_norm(kind: str, rank: int) -> nn.Module:
     raise Unfit(f"there is no {kind} norm for an activation of {rank} axes with channels on axis 1")
 
 
-@maker("node")
-def _node(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
-    """A node of the registry in the place of a layer that keeps the shape."""
-    port = attention.Port(tuple(options["shape"]), options["axis"])
-    return attention.build(options["module"], port, options["settings"])
-
-
 def convolves(module: str) -> bool:
     """Whether a node of the registry can take a convolution's stride, groups and widths over."""
     return attention.canonical(module) in _CONVOLVES
 
 
-@maker("selective kernel")
-def _selective(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
+@make.register
+def _selective(new: SelectiveConv, old: nn.Module, *sources: nn.Module) -> nn.Module:
     """timm's SelectiveKernel with the convolution's widths, groups and stride, its weights in the path they fit."""
     assert isinstance(old, nn.Conv2d)
-    settings: dict[str, Any] = {**attention.entry("sk").defaults, "groups": old.groups, **options["settings"]}
+    settings: dict[str, Any] = {**attention.entry("sk").defaults, "groups": old.groups, **new.options}
     if settings.get("init", "paper") != "paper":
         raise Unfit("a selective kernel in a convolution's place cannot start as the identity")
-    new = SelectiveKernel(
+    kernel = SelectiveKernel(
         old.in_channels,
         old.out_channels,
         kernel_size=[3, settings["kernel_size"]],
@@ -132,9 +124,9 @@ def _selective(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) 
         split_input=settings["split_input"],
         act_layer=act_class(settings["act"], settings.get("act_slope")),  # type: ignore[arg-type]
     )
-    convs: list[Any] = [path.conv for path in new.paths]
+    convs: list[Any] = [path.conv for path in kernel.paths]
     for conv in convs:
         if conv.weight.shape == old.weight.shape and conv.dilation == old.dilation:
             conv.weight = nn.Parameter(old.weight.detach().clone(), requires_grad=old.weight.requires_grad)
             break
-    return new
+    return kernel

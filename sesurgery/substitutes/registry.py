@@ -1,54 +1,60 @@
-"""What takes a layer's place, by the name of the change."""
+"""What takes a layer's place: ``make`` builds it from its description in a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from sesurgery import attention
 from sesurgery.errors import StalePlanError, Unfit
-
-# Makes the new module from the edit's options, the old module and the modules at the edit's other sources.
-Maker = Callable[..., nn.Module]
+from sesurgery.plans import AttentionLayer, Identity, Substitute
 
 
-MAKERS: dict[str, Maker] = {}
+@functools.singledispatch
+def make(new: Any, old: nn.Module | None, *sources: nn.Module) -> nn.Module:
+    """The module that takes the place of ``old``, which stays as it is. Register one maker for each substitute.
+
+    Args:
+        new: what the plan says of it.
+        old: what is there now; None in an empty socket.
+        *sources: the modules at the substitute's ``sources``.
+
+    Raises:
+        Unfit: there can be none.
+    """
+    raise TypeError(f"nothing makes a {type(new).__name__}")
 
 
-def maker(change: str) -> Callable[[Maker], Maker]:
-    """Register what makes the module of a change, ``make(options, old, *sources)``; it must not change ``old``."""
-
-    def register(make: Maker) -> Maker:
-        MAKERS[change] = make
-        return make
-
-    return register
-
-
-@maker("identity")
-def _identity(options: Mapping[str, Any], old: nn.Module, *sources: nn.Module) -> nn.Module:
+@make.register
+def _identity(new: Identity, old: nn.Module | None, *sources: nn.Module) -> nn.Module:
     return nn.Identity()
 
 
-@dataclass(frozen=True)
-class Make:
-    """Builds the module of an edit, for an action."""
+@make.register
+def _attention(new: AttentionLayer, old: nn.Module | None, *sources: nn.Module) -> nn.Module:
+    return attention.build(new.module, attention.Port(new.shape, new.axis), new.options)
 
-    change: str
-    options: Mapping[str, Any]
-    path: str = ""
+
+def on_meta(new: Substitute, old: nn.Module | None, *sources: nn.Module) -> nn.Module:
+    """``make`` without weights and in eval mode, for measuring."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return make(new, old, *sources).to("meta").eval()
+
+
+@dataclass(frozen=True)
+class Build:
+    """``make`` for an action: ``path`` is where a plan that does not fit is reported."""
+
+    new: Substitute
+    path: str
 
     def __call__(self, old: nn.Module | None, *sources: nn.Module) -> nn.Module:
-        """The new module, made from the old one."""
+        """The new module. Raises ``StalePlanError``."""
         try:
-            return MAKERS[self.change](self.options, old, *sources)
+            return make(self.new, old, *sources)
         except Unfit as reason:
             raise StalePlanError(str(reason), where=self.path, remedy="plan again on this model") from None
-
-    def on_meta(self, old: nn.Module, *sources: nn.Module) -> nn.Module:
-        """The new module without weights, for measuring. Raises ``Unfit`` where there can be none."""
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            return MAKERS[self.change](self.options, old, *sources).to("meta").eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -75,6 +75,10 @@ class Survey:
         if module not in self._traces:
             self._trace([module])
         return self._traces.get(module)
+
+    def with_trace(self, module: nn.Module, traced: Trace) -> Survey:
+        """The same survey with another trace of one module."""
+        return replace(self, _traces={**self._traces, module: traced})
 
     def _trace(self, modules: Iterable[nn.Module]) -> None:
         """Trace what was called of ``modules`` in one go; calls of equal modules with equal arguments share a trace."""

@@ -126,7 +126,7 @@ def test_nested_residuals_have_their_own_forks() -> None:
 
 def test_parallel_branches_share_one_identity() -> None:
     plan = sesurgery.plan(OneBlock(Parallel), "standard", example_input=torch.randn(1, 3, 8, 8))
-    assert sorted(edit.site["value"] for edit in plan.edits) == ["attn", "mlp"]
+    assert sorted(edit.change.value for edit in plan.edits) == ["attn", "mlp"]
     assert len({edit.path for edit in plan.edits}) == 2
 
 

@@ -194,6 +194,14 @@ def edit(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def layer(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    def change(record: dict[str, Any]) -> None:
+        for each in record["operations"][0]["plan"]["edits"]:
+            each["change"]["layer"].update(fields)
+
+    return change
+
+
 HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown key": (lambda r: r.update(extra=1), "extra"),
     "newer format": (lambda r: r.update(version=2), "upgrade"),
@@ -209,7 +217,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "plan without edits": (lambda r: r["operations"][0]["plan"].update(edits=[]), "changes nothing"),
     "plan of numbers": (lambda r: r["operations"][0]["plan"].update(edits=[1, 2]), "no plan"),
     "edit of another kind": (edit("action", "__import__"), "actions"),
-    "edit with a number for a path": (edit("path", 7), "path is a int"),
+    "edit with a number for a path": (edit("path", 7), "path: Input should be a valid string"),
     "code in a name": (edit("path", "layer1.0.se(x);import_os"), "no name of a new module"),
     "a line in a name": (edit("path", "layer1.0.se\n    raise"), "no path of a module"),
     "dunder name": (edit("path", "layer1.0.__class__"), "no name of a new module"),
@@ -217,14 +225,28 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "keyword name": (edit("path", "layer1.0.class"), "no name of a new module"),
     "traversal in a host": (edit("host", "../../etc"), "no path of a module|no such module"),
     "host that is not there": (edit("host", "layer9.0"), "no such module"),
-    "unknown node": (edit("module", "os.system"), "unknown module"),
-    "huge channels": (edit("options", {"shape": [1, 10**15, 8, 8], "axis": 1}), "cannot be repeated|asks for"),
+    "unknown node": (layer(module="os.system"), "unknown module"),
+    "huge channels": (layer(shape=[1, 10**15, 8, 8]), "cannot be repeated|asks for"),
     "huge reduction": (
-        edit("options", {"shape": [1, 32, 8, 8], "axis": 1, "reduction": 10**400}),
+        layer(shape=[1, 32, 8, 8], options={"reduction": 10**400}),
         "cannot be repeated",
     ),
-    "wrong axis": (edit("options", {"shape": [1, 32, 8, 8], "axis": 99}), "cannot be repeated"),
-    "no options": (edit("options", {}), "cannot be repeated"),
+    "wrong axis": (layer(axis=99), "cannot be repeated"),
+    "axis of text": (layer(axis="1"), "layer.axis: Input should be a valid integer"),
+    "options of the edit": (edit("options", {}), "options: Unexpected keyword argument"),
+    "no change": (edit("change", {}), "no plan"),
+    "change of no kind": (edit("change", {"kind": "os.system"}), "no plan.*'os.system'"),
+    "gate with code for a name": (
+        lambda r: r["operations"][0]["plan"]["edits"][0].update(
+            path='layer1.0.x");import_os;("',
+            change={
+                "kind": "bypass gate",
+                "product": "mul",
+                "layer": r["operations"][0]["plan"]["edits"][0]["change"]["layer"],
+            },
+        ),
+        "no name of a new module",
+    ),
     "forged fingerprint": (edit("fingerprint", "0"), "cannot be repeated"),
     "input of nothing": (lambda r: r["operations"][0].update(input={"tuple": "x"}), "input"),
     "huge input": (

@@ -18,7 +18,19 @@ import sesurgery
 from sesurgery.cli import progress as cli_progress
 from sesurgery.cli.app import app
 from sesurgery.errors import NothingMatchedError, UnknownNameError
-from sesurgery.plans import Cost, Diff, Edit, Inspection, MergeInfo, Plan, Skip, Stage, Untraced
+from sesurgery.plans import (
+    AppendBehind,
+    AttentionLayer,
+    Cost,
+    Diff,
+    Edit,
+    Inspection,
+    MergeInfo,
+    Plan,
+    Skip,
+    Stage,
+    Untraced,
+)
 from sesurgery.recipe.recipe import load_recipe
 
 EDIT = Edit(
@@ -30,6 +42,7 @@ EDIT = Edit(
     block="layer4.0",
     channels=512,
     module="se",
+    change=AppendBehind(AttentionLayer("se", {}, (1, 512, 7, 7), 1)),
     params=33_000,
     macs=33_000,
 )
@@ -178,6 +191,7 @@ def test_json_of_an_operation(engine: Engine, command: str) -> None:
         "block": "layer4.0",
         "channels": 512,
         "module": "se",
+        "route": "behind",
         "params": 33_000,
         "macs": 33_000,
         "notes": [],

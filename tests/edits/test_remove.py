@@ -83,7 +83,7 @@ def test_seresnet50_becomes_resnet50_bit_for_bit() -> None:
 def test_a_gate_written_in_a_forward_leaves_it() -> None:
     net = Net(Gated(8), Gated(8))
     surgery = removed(net, "attention")
-    assert [edit.means for edit in surgery.plan.edits] == ["graph", "graph"]
+    assert [edit.route for edit in surgery.plan.edits] == ["graph", "graph"]
     assert not gates(surgery.model)
     plain = Net(Short(8), Short(8))
     assert list(surgery.model.state_dict()) == list(plain.state_dict())

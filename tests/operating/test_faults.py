@@ -14,13 +14,12 @@ from networks import TINY, Branching
 from torch import nn
 
 import sesurgery
-from sesurgery.edits import insert
 from sesurgery.errors import SurgeryError
 from sesurgery.operating import operated_class as generated
 from sesurgery.operating import perform as operate
 from sesurgery.operating.backup import HOST_MARK, MODEL_MARK
-from sesurgery.planning import operation
-from sesurgery.planning import planner as planning
+from sesurgery.planning import operation, rehearsal
+from sesurgery.substitutes import registry
 from sesurgery.tracing import survey
 
 
@@ -98,13 +97,13 @@ def inject(patch: pytest.MonkeyPatch, place: tuple[Any, str], step: int, *, afte
 
 
 PLACES: dict[str, tuple[Any, str]] = {
-    "looking": (planning, "survey"),
-    "dissecting": (planning, "dissect"),
+    "looking": (rehearsal, "survey"),
+    "dissecting": (rehearsal, "dissect"),
     "planning": (operation, "draft"),
-    "performing on the twin and its costs": (planning, "perform"),
+    "performing on the twin and its costs": (rehearsal, "perform"),
     "running the twin": (survey, "run"),
-    "counting the costs": (planning, "_after_inserts"),
-    "a node on the twin or the model": (insert._Build, "__call__"),
+    "counting the costs": (rehearsal, "_check_shapes"),
+    "a node on the twin or the model": (registry.Build, "__call__"),
     "performing": (operation, "perform"),
     "building all nodes": (operate, "_build"),
     "setting a child": (operate, "_set_child"),

@@ -37,7 +37,7 @@ class SequenceFirst(nn.Module):
 @pytest.mark.parametrize("bias", [True, False])
 def test_channels_of_a_token_mixer(bias: bool) -> None:
     plan = sesurgery.plan(nn.Sequential(Mixer(bias), Mixer(bias)), "standard", input_size=(9, 16))
-    assert [(edit.channels, edit.options["axis"]) for edit in plan.edits] == [(16, 2), (16, 2)]
+    assert [(edit.channels, edit.change.layer.axis) for edit in plan.edits] == [(16, 2), (16, 2)]
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sesurgery.plans import Cost, Diff, Edit, Inspection, MergeInfo, Plan, Skip, Stage, Untraced
+from sesurgery.plans import (
+    AppendBehind,
+    AttentionLayer,
+    Cost,
+    Diff,
+    Edit,
+    Inspection,
+    MergeInfo,
+    Plan,
+    Skip,
+    Stage,
+    Untraced,
+)
 from sesurgery.report.inspection import render_inspection
 from sesurgery.report.layout import make_console, percent, render_svg, si
 from sesurgery.report.plan import diff_lines, drift_text, print_diff, render_report, render_surgery
@@ -31,6 +43,7 @@ def edit(stage: int, block: int, **changes: Any) -> Edit:
         "block": path[:-3],
         "channels": 256 * stage,
         "module": "se",
+        "change": AppendBehind(AttentionLayer("se", {}, (1, 256 * stage, 7, 7), 1)),
         "params": 1000 * stage,
         "macs": 2_000_000,
     }

@@ -183,7 +183,7 @@ class Tapped(nn.Module):
 
 def test_a_node_that_can_go_behind_a_layer_is_seen_by_every_forward() -> None:
     surgery = sesurgery.apply(networks.lively(Tapped()), "standard", example_input=torch.randn(1, 3, 8, 8))
-    assert [(edit.path, edit.means) for edit in surgery.plan.edits] == [("stack.2.se", "behind")]
+    assert [(edit.path, edit.route) for edit in surgery.plan.edits] == [("stack.2.se", "behind")]
     x = torch.randn(2, 3, 8, 8)
     model = surgery.model.eval()
     assert torch.equal(model(x), model.forward_with_tap(x)[0])
@@ -192,7 +192,7 @@ def test_a_node_that_can_go_behind_a_layer_is_seen_by_every_forward() -> None:
 
 def test_a_node_that_another_forward_does_not_see_is_told_of() -> None:
     surgery = sesurgery.apply(networks.lively(Tapped()), "post", example_input=torch.randn(1, 3, 8, 8))
-    assert [(edit.path, edit.means) for edit in surgery.plan.edits] == [("se", "graph")]
+    assert [(edit.path, edit.route) for edit in surgery.plan.edits] == [("se", "graph")]
     assert surgery.notes == ("se: Tapped.forward_with_tap called on its own runs these layers without the node",)
 
 
@@ -205,7 +205,7 @@ def test_a_part_of_forward_is_no_way_in_of_its_own() -> None:
             return self._forward_impl(x)
 
     surgery = sesurgery.apply(networks.lively(Split(8)), "standard", example_input=torch.randn(1, 8, 8, 8))
-    assert [edit.means for edit in surgery.plan.edits] == ["graph"]
+    assert [edit.route for edit in surgery.plan.edits] == ["graph"]
     assert surgery.notes == ()
 
 

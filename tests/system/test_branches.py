@@ -170,8 +170,8 @@ def test_node_sees_the_true_channel_axis(case: Case) -> None:
         handle.remove()
     for edit in case.plan.edits:
         channels, shape = seen[edit.path]
-        assert list(shape) == list(edit.options["shape"]), edit.path
-        assert shape[edit.options["axis"]] == edit.channels, edit.path
+        assert tuple(shape) == edit.change.layer.shape, edit.path
+        assert shape[edit.change.layer.axis] == edit.channels, edit.path
         if case.family in RESIDUAL and case.family.name not in PARTS:
             assert edit.channels == channels, edit.path
 
@@ -227,7 +227,7 @@ def agree(output: torch.Tensor, value: torch.Tensor) -> bool:
 def shut(ours: nn.Module, plan: Plan, inputs: tuple[Any, ...]) -> Iterator[Shut]:
     """Close every gate, and run each host alone: its inputs are still those of the open network."""
     # A node behind a layer gates a sum further out: that of the block.
-    paths = {edit.block or edit.host if edit.means == "behind" else edit.host for edit in plan.edits}
+    paths = {edit.block or edit.host if edit.route == "behind" else edit.host for edit in plan.edits}
     calls = record(ours, paths, inputs)
     gates = {edit.path: ours.get_submodule(edit.path) for edit in plan.edits}
     for path in gates:
