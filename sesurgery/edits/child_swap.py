@@ -1,4 +1,4 @@
-"""What the structural edits share: a module of the model gives its place to another one.
+"""What the structural edits share: their targets, and the exchange of one module of the model for another.
 
 A plan holds a digest of every module that goes, and replays only where all of them are there again.
 """
@@ -6,22 +6,51 @@ A plan holds a digest of every module that goes, and replays only where all of t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.edits.kinds import Proposal
-from sesurgery.errors import Unfit
-from sesurgery.plans import Substitute, Swap, SwapChild
+from sesurgery.anatomy.existing_attention import attention_modules, written_gates
+from sesurgery.edits.kinds import Proposal, Target
+from sesurgery.errors import StalePlanError, Unfit
+from sesurgery.operating.actions import Action, SetChild
+from sesurgery.placement.named_layers import layers_of, too_few
+from sesurgery.placement.sites import place_in
+from sesurgery.plans import AttentionLayer, Diff, Edit, Skip, Substitute, Swap, SwapChild
+from sesurgery.recipe.rules import Rule
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.costs import measure, parameters
 from sesurgery.recording.nested import tensors_in
 from sesurgery.recording.recorder import Frame
-from sesurgery.substitutes.registry import on_meta
+from sesurgery.substitutes.registry import Build, on_meta
 from sesurgery.tracing.survey import Survey, has_own_forward
+
+
+def named_targets(anatomy: Anatomy, rule: Rule) -> Iterator[Target | Skip]:
+    """Everything that a phrase names which speaks of a part of the model; the subject is a module or a gate."""
+    if rule.at.role != "attention":
+        yield from too_few(anatomy, rule)
+        for layer in layers_of(anatomy, rule.at):
+            yield module_target(anatomy, layer, anatomy.survey.paths[layer], is_conv=rule.at.role == "conv")
+        return
+    for module in attention_modules(anatomy):
+        yield module_target(anatomy, module, anatomy.survey.paths[module])
+    for gate in written_gates(anatomy):
+        holder = anatomy.survey.paths[gate.host]
+        yield Target(place_in(anatomy, gate.host, gate.node), gate, holder, gate.node.meta["val"])
+
+
+def module_target(anatomy: Anatomy, module: nn.Module, path: str, is_conv: bool = False) -> Target:
+    """A module at one of its places, with the activation that it gives; a convolution is known by its host."""
+    output = next((frame.output for frame in frames_of(anatomy.survey, module)), None)
+    value = output if isinstance(output, torch.Tensor) else None
+    if is_conv:
+        return Target(path, module, path.rpartition(".")[0], value, module)
+    return Target(path, module, path, value)
 
 
 def frames_of(survey: Survey, module: nn.Module) -> list[Frame]:
@@ -166,3 +195,69 @@ def _runs(survey: Survey, caller: nn.Module) -> None:
 
 def _shapes(value: Any) -> list[torch.Size]:
     return [tensor.shape for tensor in tensors_in(value)]
+
+
+def swap_actions(survey: Survey, edits: Sequence[Edit]) -> tuple[list[Action], list[Diff]]:
+    """The actions of exchanged children, with the lines that change in their hosts."""
+    actions: list[Action] = []
+    lines: dict[str, list[tuple[str, nn.Module, nn.Module]]] = defaultdict(list)
+    for edit in edits:
+        assert isinstance(edit.change, SwapChild)
+        for swap in edit.change.swaps:
+            old = _unchanged(survey, edit, swap.path, swap.was)
+            sources = getattr(swap.new, "sources", ())
+            host, _, name = swap.path.rpartition(".")
+            is_attention = isinstance(swap.new, AttentionLayer)
+            actions.append(SetChild(host, name, Build(swap.new, swap.path), attention=is_attention, sources=sources))
+            new = on_meta(swap.new, old, *(survey.module(source) for source in sources))
+            lines[host].append((name, old, new))
+    return actions, [_diff(survey, host, changed) for host, changed in lines.items()]
+
+
+def _unchanged(survey: Survey, edit: Edit, path: str, was: str) -> nn.Module:
+    """The module that an edit exchanges. Raises ``StalePlanError`` unless it is the one that the plan was made for."""
+    try:
+        module = survey.module(path)
+    except AttributeError:
+        module = None
+    if module is None or digest(module) != was:
+        what = f"{path} is not the module that the plan was made for"
+        raise StalePlanError(what, where=edit.path, remedy="plan again on this model")
+    return module
+
+
+def _diff(survey: Survey, host: str, changed: Sequence[tuple[str, nn.Module, nn.Module]]) -> Diff:
+    before = "\n".join(f"{_attribute(name)} = {outline(old)}" for name, old, _ in changed)
+    after = "\n".join(f"{_attribute(name)} = {outline(new)}" for name, _, new in changed)
+    return Diff((host,), type(survey.module(host)).__name__, before, after)
+
+
+def _attribute(name: str) -> str:
+    return f"self[{name}]" if name.isdigit() else f"self.{name}"
+
+
+_LINES = 8
+
+
+def outline(module: nn.Module) -> str:
+    """``repr`` where it is short; else the children, a line each, with what they hold."""
+    whole = repr(module)
+    if whole.count("\n") < _LINES:
+        return whole
+    extra = module.extra_repr()
+    lines = [f"{type(module).__name__}(", *([f"  {extra}"] if extra else [])]
+    lines += [f"  ({name}): {_brief(child)}" for name, child in module.named_children()]
+    return "\n".join([*lines, f")  # {_size(module)}"])
+
+
+def _brief(module: nn.Module) -> str:
+    text = repr(module)
+    if "\n" not in text:
+        return text
+    kinds = Counter(type(child).__name__ for child in module.children())
+    inside = ", ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in kinds.items())
+    return f"{type(module).__name__}({inside})  # {_size(module)}"
+
+
+def _size(module: nn.Module) -> str:
+    return f"{parameters(module):,} parameters"

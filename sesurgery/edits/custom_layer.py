@@ -8,9 +8,8 @@ from typing import Any
 from torch import nn
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.edits.child_swap import only_place, swap
+from sesurgery.edits.child_swap import named_targets, only_place, swap
 from sesurgery.edits.kinds import KINDS, Proposal, Target, edit_kind
-from sesurgery.edits.targets import named_targets
 from sesurgery.errors import Unfit
 from sesurgery.plans import CustomLayer, Skip
 from sesurgery.recipe.rules import Rule

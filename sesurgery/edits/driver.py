@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sesurgery.anatomy.anatomy import Anatomy
+from sesurgery.edits.child_swap import swap_actions
+from sesurgery.edits.insert_code import insert_actions
 from sesurgery.edits.kinds import KINDS, EditKind, Target
-from sesurgery.edits.to_actions import realise
+from sesurgery.edits.written_gates import bypass_actions
 from sesurgery.errors import StalePlanError, Unfit, UnfitHost
 from sesurgery.operating.actions import Action
+from sesurgery.operating.operated_class import Code
 from sesurgery.placement.site_facts import facts
-from sesurgery.plans import Diff, Edit, Skip
+from sesurgery.plans import BypassGate, Diff, Edit, Skip, SwapChild
 from sesurgery.recipe.rules import Rule
 from sesurgery.tracing.fingerprint import fingerprint
+from sesurgery.tracing.survey import Survey
 
 
 @dataclass(frozen=True)
@@ -86,3 +92,44 @@ def _edit(anatomy: Anatomy, rule: Rule, number: int, kind: EditKind, target: Tar
         macs=proposal.macs,
         notes=proposal.notes,
     )
+
+
+def realise(anatomy: Anatomy, edits: Iterable[Edit]) -> tuple[list[Action], list[Diff]]:
+    """What has to be done: children to exchange, then layers and new forwards host by host.
+
+    Raises:
+        StalePlanError: the model is not what the edits were made for.
+        UnfitHost: a host cannot be given a new forward.
+    """
+    survey = anatomy.survey
+    hosts: dict[str, list[Edit]] = defaultdict(list)
+    swaps: list[Edit] = []
+    for edit in edits:
+        _verify(survey, edit)
+        (swaps if isinstance(edit.change, SwapChild) else hosts[edit.host]).append(edit)
+    actions, diffs = swap_actions(survey, swaps)
+    cache: dict[Any, Code] = {}
+    for path, group in hosts.items():
+        try:
+            if any(isinstance(edit.change, BypassGate) for edit in group):
+                more, diff = bypass_actions(anatomy, survey.module(path), group)
+            else:
+                more, diff = insert_actions(anatomy, survey.module(path), group, cache)
+        except Unfit as reason:
+            raise UnfitHost(path, str(reason)) from None
+        actions += more
+        diffs.append(diff)
+    return actions, diffs
+
+
+def _verify(survey: Survey, edit: Edit) -> None:
+    """Raise ``StalePlanError`` unless the host of an edit is in this model what the plan was made for."""
+    remedy = "plan again on this model"
+    try:
+        host = survey.module(edit.host)
+    except AttributeError:
+        what = f"the plan wants to operate on {edit.host}, and this model has no such module"
+        raise StalePlanError(what, where=edit.path, remedy=remedy) from None
+    if fingerprint(survey, host) != edit.fingerprint:
+        what = "the forward of its host is not the one that the plan was made for"
+        raise StalePlanError(what, where=edit.path, remedy=remedy)

@@ -25,6 +25,7 @@ from sesurgery.recipe.rules import Insert, Rule
 from sesurgery.recording.costs import measured
 from sesurgery.substitutes.registry import on_meta
 from sesurgery.tracing.survey import Survey
+from sesurgery.words.paths import join
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ class InsertKind:
         layer = layer_of(edit.module, port, options)
         cost = layer_cost(survey, layer)
         if present is not None and rule.if_present == "replace":
-            path = ".".join(filter(None, (target.holder, present)))
+            path = join(target.holder, present)
             change, host = _swapped(survey, path, layer), survey.module(path.rpartition(".")[0])
         else:
             change, host, name = insertion(survey, site, spot.ordinal, edit, layer, spot.names)
-            path = ".".join(filter(None, (survey.paths[host], name)))
+            path = join(survey.paths[host], name)
         return Proposal(path, change, layer.module, cost.params, cost.macs, notes_on(survey, host, change))
 
 

@@ -13,24 +13,37 @@ from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.dataflow import Flow
 from sesurgery.anatomy.merges import merges_of
 from sesurgery.errors import StalePlanError, Unfit
-from sesurgery.operating.actions import SetForward
+from sesurgery.operating.actions import Action, SetChild, SetForward
 from sesurgery.operating.operated_class import Code, code_of
 from sesurgery.placement.placements import sites
 from sesurgery.placement.sites import Site
 from sesurgery.placement.sockets import filled
-from sesurgery.plans import AppendBehind, Diff, Edit, FillSocket, RewriteForward
+from sesurgery.plans import AppendBehind, Diff, Edit, FillSocket, Insertion, RewriteForward
 from sesurgery.recipe.phrases import parse_at
 from sesurgery.rewriting.graph_edits import Cut, cut_graph
 from sesurgery.rewriting.new_forward import new_forward
+from sesurgery.substitutes.registry import Build
 from sesurgery.tracing.fingerprint import code_text, forward_text
 from sesurgery.tracing.survey import Survey
 from sesurgery.tracing.trace import Trace, trace
 
 
-def forward_action(
+def insert_actions(
+    anatomy: Anatomy, host: nn.Module, edits: Sequence[Edit], cache: dict[Any, Code]
+) -> tuple[list[Action], Diff]:
+    """What puts the layers of one host in; ``cache`` shares new forwards among equal hosts. Raises ``Unfit``."""
+    actions: list[Action] = [
+        SetChild(edit.host, name_of(edit), Build(edit.change.layer, edit.path), attention=True)
+        for edit in edits
+        if isinstance(edit.change, Insertion)
+    ]
+    forward = _forward_action(anatomy, host, edits, cache)
+    return [*actions, *([] if forward is None else [forward])], _diff_of(anatomy.survey, host, edits)
+
+
+def _forward_action(
     anatomy: Anatomy, host: nn.Module, edits: Sequence[Edit], cache: dict[Any, Code]
 ) -> SetForward | None:
-    """The new forward of a host, where its edits need one; ``cache`` shares it among equal hosts."""
     path = anatomy.survey.paths[host]
     behind = [name_of(edit) for edit in edits if isinstance(edit.change, AppendBehind)]
     if behind:
@@ -108,7 +121,7 @@ def behind_code(host: nn.Module, names: Sequence[str]) -> Code:
     return Code("\n".join([*lines, "    return output"]) + "\n", dict(earlier.names) if earlier is not None else {})
 
 
-def diff_of(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> Diff:
+def _diff_of(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> Diff:
     """The forward of a host before and after its insertions."""
     path = survey.paths[host]
     kind = type(host).__name__

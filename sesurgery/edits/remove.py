@@ -11,9 +11,8 @@ from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.in_place import check_in_place, overwriting
 from sesurgery.anatomy.layer_kinds import is_norm
 from sesurgery.anatomy.merges import Merge
-from sesurgery.edits.child_swap import keeps_shape, only_place, places, swap
+from sesurgery.edits.child_swap import keeps_shape, named_targets, only_place, places, swap
 from sesurgery.edits.kinds import Proposal, Target, edit_kind
-from sesurgery.edits.targets import named_targets
 from sesurgery.edits.written_gates import bypass
 from sesurgery.errors import Unfit
 from sesurgery.plans import Identity, Skip, Substitute, WithoutNorm

@@ -13,9 +13,17 @@ from sesurgery import attention
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.merges import Merge
 from sesurgery.attention.activations import act_class
-from sesurgery.edits.child_swap import digest, frames_of, input_of, only_place, places, swap
+from sesurgery.edits.child_swap import (
+    digest,
+    frames_of,
+    input_of,
+    module_target,
+    named_targets,
+    only_place,
+    places,
+    swap,
+)
 from sesurgery.edits.kinds import Proposal, Target, edit_kind
-from sesurgery.edits.targets import module_target, named_targets
 from sesurgery.edits.written_gates import bypass
 from sesurgery.errors import Unfit
 from sesurgery.placement.inherited_options import layer_of, port_of, resolve

@@ -26,6 +26,7 @@ from sesurgery.rewriting.new_forward import new_forward
 from sesurgery.substitutes.registry import Build, on_meta
 from sesurgery.tracing.fingerprint import code_text
 from sesurgery.tracing.trace import Trace
+from sesurgery.words.paths import join
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def bypass(anatomy: Anatomy, gate: Merge, layer: AttentionLayer | None = None, n
         cost = measure(on_meta(layer, None), torch.empty(layer.shape, device="meta"))
         params, macs, end = params + cost.params, macs + cost.macs, "to call a module"
     return Proposal(
-        ".".join(filter(None, (survey.paths[host], name or gate.node.name))),
+        join(survey.paths[host], name or gate.node.name),
         BypassGate(gate.node.name, layer),
         "Identity" if layer is None else layer.module,
         params,
@@ -141,9 +142,8 @@ def bypass_actions(anatomy: Anatomy, host: nn.Module, edits: Sequence[Edit]) -> 
         for edit, change in changes
         if change.layer is not None
     ]
-    prefix = f"{path}." if path else ""
-    for name in stripped.spare:
-        holder, _, child = f"{prefix}{name}".rpartition(".")
-        actions.append(SetChild(holder, child, Build(Identity(), f"{prefix}{name}")))
+    for spare in (join(path, name) for name in stripped.spare):
+        holder, _, child = spare.rpartition(".")
+        actions.append(SetChild(holder, child, Build(Identity(), spare)))
     actions.append(SetForward(path, stripped.code))
     return actions, Diff((path,), type(host).__name__, stripped.before, stripped.after)
