@@ -1,0 +1,131 @@
+"""A host's new class: a subclass of its own class that overrides methods by edited ones.
+
+The class is told from its base by nothing but these methods: name, module and doc are the base's, so a model prints as
+before. It has no importable name, so an instance pickles as the base would pickle it, with the edited texts besides;
+``copy.deepcopy``, ``pickle`` and ``torch.save`` go the same way. Nobody is told that it was made: neither the base's
+``__init_subclass__`` nor a metaclass that keeps a register. Hosts with equal edits share it, and it goes with the last.
+"""
+
+from __future__ import annotations
+
+import abc
+import copyreg
+import linecache
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from sesurgery.errors import ModelError, Unfit
+from sesurgery.operating.compiled_method import EditedMethod, compiled
+
+_CLASSES: weakref.WeakValueDictionary[Any, type[nn.Module]] = weakref.WeakValueDictionary()
+
+
+def edited_class(base: type[nn.Module], methods: Iterable[EditedMethod]) -> type[nn.Module]:
+    """The subclass of ``base`` that runs ``methods``.
+
+    A method that ``base`` itself reaches only by ``super()`` is overridden behind ``base`` in the order of resolution.
+
+    Raises:
+        Unfit: a method cannot be compiled in the place of the author's.
+    """
+    methods = tuple(sorted(set(methods), key=lambda each: (each.owner.__qualname__, each.attribute, each.qualname)))
+    originals = tuple(vars(each.owner).get(each.attribute) for each in methods)
+    key = (base, methods, tuple(map(id, originals)))
+    kind = _CLASSES.get(key)
+    if kind is None:
+        kind = _make_class(base, methods, originals)
+        _CLASSES[key] = kind
+    return kind
+
+
+def original_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class that ``kind`` was made of; ``kind`` itself where it is the author's."""
+    return getattr(kind, "_sesurgery_base", kind)
+
+
+def edited_methods(kind: type[nn.Module]) -> tuple[EditedMethod, ...]:
+    """The methods that ``kind`` was made with; none where it is the author's."""
+    return getattr(kind, "_sesurgery_methods", ())
+
+
+def _make_class(base: type[nn.Module], methods: tuple[EditedMethod, ...], originals: Any) -> type[nn.Module]:
+    overriding: dict[str, Any] = {}
+    behind: dict[type, dict[str, Any]] = {}
+    filenames: list[str] = []
+    values: dict[tuple[type, str], Any] = {}
+    for method, raw in zip(methods, originals, strict=True):
+        place = method.owner, method.attribute
+        # A method and its author's decorator may both be edited.
+        value, filename = compiled(method, values.get(place, raw))
+        values[place] = value
+        filenames.append(filename)
+        # A second name of the same method (``forward_features = forward``) is the same method.
+        for name in [name for name, other in vars(method.owner).items() if other is raw]:
+            first = next(each for each in base.__mro__ if name in vars(each))
+            body = overriding if first is method.owner else behind.setdefault(method.owner, {})
+            body[name] = value
+
+    def reduced(self: nn.Module, protocol: Any) -> Any:
+        return _reduced(self, base, methods, protocol)
+
+    overriding |= {
+        "__reduce_ex__": reduced,
+        "_sesurgery_base": base,
+        "_sesurgery_methods": methods,
+        # Their ids stand for them in the key of the cache.
+        "_sesurgery_originals": originals,
+    }
+    mixed_in = [_quiet_subclass(owner, (owner,), behind[owner]) for owner in base.__mro__ if owner in behind]
+    kind = _quiet_subclass(base, (base, *mixed_in), overriding)
+    for filename in filenames:
+        weakref.finalize(kind, linecache.cache.pop, filename, None).atexit = False
+    return kind
+
+
+class _Quiet:
+    """Stands first among the bases while a class is made, so that ``__init_subclass__`` of the others is not called."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        pass
+
+
+def _quiet_subclass(like: type, bases: tuple[type, ...], body: dict[str, Any]) -> Any:
+    """A class with the name of ``like``, made without a call of the author's code.
+
+    A metaclass of the author's is the type of the new class, but neither its ``__new__`` nor its ``__init__`` runs.
+    """
+    described = {name: vars(like)[name] for name in ("__module__", "__doc__") if name in vars(like)}
+    body = {"__slots__": (), "__qualname__": like.__qualname__, **described, **body}
+    metaclass: Any = type(like)
+    for base in bases[1:]:
+        metaclass = metaclass if issubclass(metaclass, type(base)) else type(base)
+    make = abc.ABCMeta.__new__ if issubclass(metaclass, abc.ABCMeta) else type.__new__
+    kind = make(metaclass, like.__name__, (_Quiet, *bases), body)
+    type.__setattr__(kind, "__bases__", bases)
+    return kind
+
+
+def _reduced(module: nn.Module, base: type[nn.Module], methods: tuple[EditedMethod, ...], protocol: Any) -> Any:
+    """What the base's own way of pickling gives, with the base in place of the edited class."""
+    kind = type(module)
+    registered = copyreg.dispatch_table.get(base)
+    reduced = registered(module) if registered else super(kind, module).__reduce_ex__(protocol)
+    if not isinstance(reduced, tuple):
+        return reduced  # a global name: the base pickles as one object that is the same everywhere
+    make, arguments, *rest = reduced
+    make, *arguments = (base if each is kind else each for each in (make, *arguments))
+    return _rebuilt, (base, methods, make, tuple(arguments)), *rest
+
+
+def _rebuilt(base: type[nn.Module], methods: tuple[EditedMethod, ...], make: Any, arguments: tuple[Any, ...]) -> Any:
+    module = make(*arguments)
+    if type(module) is base:
+        try:
+            object.__setattr__(module, "__class__", edited_class(base, methods))
+        except Unfit as unfit:
+            remedy = "load it with the version of the code that it was saved with"
+            raise ModelError(str(unfit), where=base.__qualname__, remedy=remedy) from unfit
+    return module
