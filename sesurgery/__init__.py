@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from sesurgery.recipe.recipe import Recipe as Recipe
     from sesurgery.recipe.recipe import list_recipes as list_recipes
     from sesurgery.recipe.recipe import load_recipe as load_recipe
+    from sesurgery.verification.result import Verification as Verification
+    from sesurgery.verification.verify import verify as verify
 
 __version__ = "0.1.0"
 
@@ -58,6 +60,8 @@ _HOMES = {
     ),
     "plans": ("Cost", "Edit", "Inspection", "Plan", "Skip"),
     "recipe.recipe": ("Recipe", "list_recipes", "load_recipe"),
+    "verification.result": ("Verification",),
+    "verification.verify": ("verify",),
     "api": ("Surgery", "apply", "inspect", "plan", "revert"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
