@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sesurgery.api import Surgery
     from sesurgery.plans import Plan
+    from sesurgery.verification.result import Verification
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(cls=Guarded, add_completion=False, pretty_exceptions_enable=False, context_settings=CONTEXT)
@@ -56,16 +57,21 @@ def apply(
     input_size: opt.InputSize = None,
     output: opt.Output = None,
     force: opt.Force = False,
+    verify: opt.Verify = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Operate on a model: what changes, what it costs, and with -o the result as a folder."""
     opt.check_weights(weights, pretrained)
     opt.check_output(output, force)
     asked = _asked(recipe, stages, module, settings, init, model_arg, input_size)
-    real = bool(output or weights or pretrained)
+    real = bool(output or weights or pretrained or verify)
     start: dict[str, Any] = {"pretrained": pretrained, "weights": weights, "device": "cpu" if real else "meta"}
-    surgery = _operate(model, recipe, output, force, **asked, **start)
-    _print_surgery(surgery, recipe, output, real, as_json)
+    surgery, verification = _operate(model, recipe, verify, output, force, **asked, **start)
+    differs = verification is not None and not verification
+    _print_surgery(surgery, verification, recipe, None if differs else output, real, as_json)
+    if differs:
+        typer.echo(f"nothing was saved in {output}: the operated model differs" if output else "it differs", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -187,17 +193,25 @@ def _asked(
     return {"stages": stages, "module": module, "input_size": size, "model_args": model_args, **options}
 
 
-def _operate(model: str, recipe: str, output: Path | None, force: bool, **asked: Any) -> Surgery:
+def _operate(
+    model: str, recipe: str, verify: bool, output: Path | None, force: bool, **asked: Any
+) -> tuple[Surgery, Verification | None]:
+    """Operate, verify, and save what differs in nothing."""
     from sesurgery.cli.progress import progress
 
+    verification = None
     with progress() as step:
         import sesurgery
 
         surgery = sesurgery.apply(model, recipe, **asked, progress=step)
-        if output is not None:
+        if verify:
+            step("verifying", 0, 0)
+            inputs = {key: asked[key] for key in ("input_size", "model_args")}
+            verification = sesurgery.verify(model, surgery.model, **inputs)
+        if output is not None and (verification is None or verification):
             step("saving", 0, 0)
             sesurgery.save(surgery, output, overwrite=force)
-    return surgery
+    return surgery, verification
 
 
 def _print_plan(plan: Plan, recipe: str, as_json: bool) -> None:
@@ -211,15 +225,22 @@ def _print_plan(plan: Plan, recipe: str, as_json: bool) -> None:
     render_report(_console(), plan, code=True)
 
 
-def _print_surgery(surgery: Surgery, recipe: str, output: Path | None, real: bool, as_json: bool) -> None:
+def _print_surgery(
+    surgery: Surgery, verification: Verification | None, recipe: str, output: Path | None, real: bool, as_json: bool
+) -> None:
     if as_json:
         from sesurgery.cli.json_output import dump, surgery_data
 
-        typer.echo(dump(surgery_data(surgery, recipe, output)))
+        typer.echo(dump(surgery_data(surgery, recipe, output, verification)))
         return
     from sesurgery.report.plan import render_surgery
 
     render_surgery(_console(), surgery, output=output, real=real)
+    if verification is not None:
+        from sesurgery.verification.result import render_verification
+
+        typer.echo()
+        render_verification(_console(), verification)
 
 
 def _console() -> Console:

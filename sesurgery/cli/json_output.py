@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from sesurgery.plans import Cost, Edit, Inspection, Plan
 
 if TYPE_CHECKING:
     from sesurgery.api import Surgery
+    from sesurgery.verification.result import Verification
 
 EDIT_KEYS = ("action", "path", "at", "stage", "block", "channels", "module", "route", "params", "macs", "notes")
 
@@ -37,8 +39,10 @@ def plan_data(plan: Plan, recipe: str, *, diffs: bool = False) -> dict[str, Any]
     return data
 
 
-def surgery_data(surgery: Surgery, recipe: str, output: Path | None) -> dict[str, Any]:
-    """A plan as performed, with ``notes``, ``drift`` (None where no weights were run) and ``output``."""
+def surgery_data(
+    surgery: Surgery, recipe: str, output: Path | None, verification: Verification | None = None
+) -> dict[str, Any]:
+    """A plan as performed, with ``notes``, ``drift`` (None where no weights were run), ``output``, ``verification``."""
     return {
         **plan_data(surgery.plan, recipe),
         "before": _cost(surgery.before),
@@ -46,7 +50,17 @@ def surgery_data(surgery: Surgery, recipe: str, output: Path | None) -> dict[str
         "notes": list(surgery.notes),
         "drift": surgery.drift,
         "output": None if output is None else str(output),
+        "verification": None if verification is None else verification_data(verification),
     }
+
+
+def verification_data(verification: Verification) -> dict[str, Any]:
+    """``equal``, and all that a verification says; a size that is no finite number is null."""
+    data = dataclasses.asdict(verification)
+    for difference in (*data["differences"], *data["unstable"]):
+        size = difference["size"]
+        difference["size"] = size if size is not None and math.isfinite(size) else None
+    return {"equal": bool(verification), **data}
 
 
 def inspection_data(inspection: Inspection) -> dict[str, Any]:

@@ -74,6 +74,9 @@ RevertOutput = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the original goes.", show_default=False)
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an artefact that is already in FOLDER.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Run it beside the original; exit code 1, and nothing saved, if it differs.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
 
 
