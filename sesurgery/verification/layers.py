@@ -31,15 +31,15 @@ class Inserted:
     other_actions: tuple[str, ...]
 
 
-def inserted_layers(model: nn.Module) -> Inserted:
+def read_inserted(model: nn.Module) -> Inserted:
     """Read what is known about a model's inserted layers; of a model that nobody operated, nothing."""
     marked: dict[str, bool] = {}
     actions: list[str] = []
     for path, host in model.named_modules():
         mark = mark_of(host)
         if mark is not None:
-            marked.update({join(path, name): host._modules.get(name) is not None for name in mark.nodes})
-            actions += ["replace"] if mark.attributes.keys() - set(mark.nodes) else []
+            marked.update({join(path, name): host._modules.get(name) is not None for name in mark.layers})
+            actions += ["replace"] if mark.attributes.keys() - set(mark.layers) else []
     planned: dict[str, str] = {}
     for path, edit in _edits(model):
         if edit["action"] == "insert":
