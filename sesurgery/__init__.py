@@ -70,8 +70,8 @@ __all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDu
 
 
 def __getattr__(name: str) -> Any:
-    if name == "attention":  # the registry of nodes: sesurgery.attention.attention is the decorator that adds one
-        return import_module("sesurgery.attention")
+    if name in ("attention", "extend"):  # a wing and a file that are used by their names: sesurgery.extend.placement
+        return import_module(f"sesurgery.{name}")
     if name not in _HOME:
         raise AttributeError(f'module "sesurgery" has no attribute "{name}"')
     value = getattr(import_module(f"sesurgery.{_HOME[name]}"), name)

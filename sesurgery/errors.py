@@ -43,13 +43,20 @@ class UnknownNameError(InputError):
     """A name that no registry holds, with the nearest names it does hold."""
 
     def __init__(
-        self, kind: str, name: str, known: Iterable[str], *, where: str | None = None, remedy: str = ""
+        self,
+        kind: str,
+        name: str,
+        known: Iterable[str],
+        *,
+        where: str | None = None,
+        remedy: str = "",
+        also: Sequence[str] = (),
     ) -> None:
         self.kind = kind
         self.name = name
         self.nearest = nearest(name, known)
         hint = f"did you mean {either(self.nearest)}?" if self.nearest else remedy
-        super().__init__(f'unknown {kind} "{name}"', where=where, remedy=hint or None)
+        super().__init__(f'unknown {kind} "{name}"', where=where, remedy="; ".join(filter(None, (hint, *also))) or None)
 
 
 class RecipeError(InputError):

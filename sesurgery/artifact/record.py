@@ -44,6 +44,14 @@ class Operation(_Strict):
     input: dict[str, Any] | None = None
 
 
+class Need(_Strict):
+    """A user's own attention layer or edit kind that an operation used."""
+
+    kind: Literal["module", "edit kind"]
+    name: Text
+    origin: Text
+
+
 class WeightsFile(_Strict):
     """A file of weights, by content; its name follows from its role."""
 
@@ -61,6 +69,7 @@ class Record(_Strict):
         aliases: second names of tensors that share memory, by file: name -> name it is stored under.
         exchanged: paths of the children that operations set; ``a::b`` is ``b`` inside what was taken away at ``a``.
         buffers: dtypes of floating-point buffers that a state_dict leaves out.
+        needs: what of the user's own has to be registered before the operations can be repeated.
     """
 
     format: Literal["sesurgery"]
@@ -71,6 +80,7 @@ class Record(_Strict):
     aliases: dict[Role, dict[Path_, Path_]] = {}
     exchanged: list[Path_] = []
     buffers: dict[Path_, Text] = {}
+    needs: list[Need] = []
     training: bool = False
     versions: dict[Text, Text] = {}
 

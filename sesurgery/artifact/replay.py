@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sesurgery.artifact.needs import check_needs
 from sesurgery.artifact.record import Record
 from sesurgery.artifact.tensors import cast_buffers, put
 from sesurgery.errors import ArtifactError, InputError
@@ -56,6 +57,7 @@ def rebuilt(artifact: Artifact, model: nn.Module | None, example_input: Any, tru
     Raises:
         ArtifactError: the artefact asks for code that is not trusted, or does not fit the model.
     """
+    check_needs(artifact.record.needs, artifact.where)
     spec = _spec(artifact, trust_code) if model is None else None
     body = model if model is not None else _created(artifact, spec)
     try:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sesurgery.api import Surgery
 from sesurgery.artifact import folder as files
 from sesurgery.artifact.names import NEW_FOLDER, RECORD, Role, check_target
+from sesurgery.artifact.needs import needs_of
 from sesurgery.artifact.record import Base, Operation, Record, parse
 from sesurgery.artifact.replay import Artifact, rebuilt, versions
 from sesurgery.artifact.tensors import collect, expand, reverted
@@ -51,12 +52,14 @@ def save(operated: Surgery | nn.Module, folder: str | Path, *, overwrite: bool |
     tensors: dict[Role, dict[str, Tensor]] = {"model": weights.model}
     if weights.removed:
         tensors["removed"] = weights.removed
+    operations = _operations(history)
     record = partial(
         Record,
         format="sesurgery",
         version=1,
         base=_base(history.get("base")),
-        operations=_operations(history),
+        operations=operations,
+        needs=needs_of(operation.plan for operation in operations),
         aliases=weights.aliases,
         exchanged=list(weights.exchanged),
         buffers=weights.buffers,

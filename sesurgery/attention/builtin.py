@@ -16,17 +16,17 @@ _ACT = frozenset({"act", "act_slope"})
 
 def _se(name: str, summary: str, source: str, **fields: object) -> Entry:
     settings: dict[str, object] = {"starts_as_identity": True, "child": "se", **fields}
-    return Entry(name, summary, source, factory=f"{_HERE}.squeeze_excite:{name}", builtin=True, **settings)  # type: ignore[arg-type]
+    return Entry(name, summary, source, factory=f"{_HERE}.squeeze_excite:{name}", **settings)  # type: ignore[arg-type]
 
 
 def _timm(name: str, summary: str, source: str, **fields: object) -> Entry:
     factory = f"{_HERE}.timm_layers:{name}_attn"
-    return Entry(name, summary, source, factory=factory, builtin=True, **fields)  # type: ignore[arg-type]
+    return Entry(name, summary, source, factory=factory, **fields)  # type: ignore[arg-type]
 
 
 def _transform(name: str, summary: str, source: str, **fields: object) -> Entry:
     factory = f"{_HERE}.timm_layers:{name}_attn"
-    return Entry(name, summary, source, factory=factory, builtin=True, **fields)  # type: ignore[arg-type]
+    return Entry(name, summary, source, factory=factory, **fields)  # type: ignore[arg-type]
 
 
 TABLE: tuple[Entry, ...] = (

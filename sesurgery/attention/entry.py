@@ -24,7 +24,6 @@ class Entry:
         rounding: rule of ``widths.squeezed`` for its squeezed width.
         starts_as_identity: its factory takes ``init`` and needs no ``IdentityStart`` around it.
         child: name the node should have as a child of its host.
-        builtin: ships with this package.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Entry:
     rounding: str = "timm"
     starts_as_identity: bool = False
     child: str = ""
-    builtin: bool = False
 
     @property
     def accepted(self) -> frozenset[str]:

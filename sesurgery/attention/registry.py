@@ -13,11 +13,20 @@ from sesurgery.attention.entry import Entry
 from sesurgery.attention.options import RULES, Choice
 from sesurgery.attention.port import LAYOUTS, Port
 from sesurgery.errors import InputError, UnknownNameError, either, nearest
+from sesurgery.words.registry import Registry
+from sesurgery.words.user_code import origin_of
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 
-REGISTRY: dict[str, Entry] = {ours.name: ours for ours in TABLE}
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+# Case, _ and - in a name do not matter.
+REGISTRY: Registry[Entry] = Registry("module", _plain)
+for _ours in TABLE:
+    REGISTRY.add(_ours.name, _ours)
 
 
 def names() -> tuple[str, ...]:
@@ -26,31 +35,17 @@ def names() -> tuple[str, ...]:
 
 
 def canonical(name: str) -> str:
-    """The registered spelling of ``name``, whose case, ``_`` and ``-`` do not matter.
-
-    Raises:
-        UnknownNameError: where no node has that name.
-    """
-    wanted = str(name)
-    if wanted in REGISTRY:
-        return wanted
-    for known in REGISTRY:
-        if _plain(known) == _plain(wanted):
-            return known
-    raise UnknownNameError("module", wanted[:60], REGISTRY, remedy=f"known modules: {', '.join(REGISTRY)}")
+    """The registered spelling of ``name``. Raises ``UnknownNameError`` where no node has that name."""
+    return REGISTRY.canonical(str(name))
 
 
 def entry(name: str) -> Entry:
-    """The node called ``name``.
-
-    Raises:
-        UnknownNameError: where no node has that name.
-    """
-    return REGISTRY[canonical(name)]
+    """The node called ``name``. Raises ``UnknownNameError`` where none is."""
+    return REGISTRY.find(str(name))
 
 
-def register(new: Entry) -> None:
-    """Add a node. One of the user's own may be registered again, one of ours may not be replaced.
+def register(new: Entry, origin: str) -> None:
+    """Add a node of the user's own, defined in ``origin``. One of ours may not be replaced.
 
     Raises:
         InputError: where the name is no name, is taken, or a layout is unknown.
@@ -62,11 +57,7 @@ def register(new: Entry) -> None:
         near = nearest(str(layout), LAYOUTS)
         hint = f"did you mean {either(near)}?" if near else f"layouts are {either(list(LAYOUTS))}"
         raise InputError(f'unknown layout "{layout}"', where=where, remedy=hint)
-    for known in [known for known in REGISTRY if _plain(known) == _plain(new.name)]:
-        if REGISTRY[known].builtin:
-            raise InputError(f'the name belongs to the module "{known}"', where=where, remedy="choose another name")
-        del REGISTRY[known]
-    REGISTRY[new.name] = new
+    REGISTRY.add(new.name, new, origin)
 
 
 def attention(
@@ -102,7 +93,8 @@ def attention(
                 factory=_factory(builder),
                 defaults={key: value for key, value in defaults.items() if key in accepted},
                 child=child,
-            )
+            ),
+            origin_of(builder),
         )
         return builder
 
@@ -146,10 +138,6 @@ def _problem(found: Entry, key: str, value: object) -> str | None:
         return None
     rule = Choice(found.choices[key]) if key in found.choices else RULES.get(key)
     return rule.problem(value) if rule else None
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "")
 
 
 def _factory(builder: Callable[..., Any]) -> Callable[..., Any]:

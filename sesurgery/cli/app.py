@@ -58,11 +58,13 @@ def apply(
     output: opt.Output = None,
     force: opt.Force = False,
     verify: opt.Verify = False,
+    imports: opt.Imports = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Operate on a model: what changes, what it costs, and with -o the result as a folder."""
     opt.check_weights(weights, pretrained)
     opt.check_output(output, force)
+    opt.import_files(imports)
     asked = _asked(recipe, stages, module, settings, init, model_arg, input_size)
     real = bool(output or weights or pretrained or verify)
     start: dict[str, Any] = {"pretrained": pretrained, "weights": weights, "device": "cpu" if real else "meta"}
@@ -84,9 +86,11 @@ def preview(
     init: opt.Init = None,
     model_arg: opt.ModelArgs = None,
     input_size: opt.InputSize = None,
+    imports: opt.Imports = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Show what apply would do, as a diff of the code and as tables; no weights, nothing written."""
+    opt.import_files(imports)
     asked = _asked(recipe, stages, module, settings, init, model_arg, input_size)
     from sesurgery.cli.progress import progress
 
@@ -99,9 +103,14 @@ def preview(
 
 @app.command()
 def inspect(
-    model: opt.Model, model_arg: opt.ModelArgs = None, input_size: opt.InputSize = None, as_json: opt.AsJson = False
+    model: opt.Model,
+    model_arg: opt.ModelArgs = None,
+    input_size: opt.InputSize = None,
+    imports: opt.Imports = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Look into a model: stages, blocks, merges, and what could not be traced."""
+    opt.import_files(imports)
     model_args, size = opt.parse_model_args(model_arg), opt.parse_input_size(input_size)
     from sesurgery.cli.progress import progress
 
@@ -155,8 +164,10 @@ def list_() -> None:
 @recipes_app.command("show")
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A recipe of the list, or a file.", show_default=False)],
+    imports: opt.Imports = None,
 ) -> None:
     """One recipe: its text, and what it means."""
+    opt.import_files(imports)
     from sesurgery.recipe.recipe import load_recipe, recipe_text
     from sesurgery.report.recipes import render_recipe
 
@@ -166,8 +177,10 @@ def show(
 @recipes_app.command("check")
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A recipe of your own.", show_default=False)],
+    imports: opt.Imports = None,
 ) -> None:
     """Find every mistake in a recipe file."""
+    opt.import_files(imports)
     from sesurgery.recipe.recipe import check_file
     from sesurgery.report.layout import plural
 

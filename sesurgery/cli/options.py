@@ -11,6 +11,7 @@ import typer
 from sesurgery.artifact.names import check_target
 from sesurgery.errors import InputError, WeightsError
 from sesurgery.models.input_size import read_input_size
+from sesurgery.words.user_code import import_file
 
 MODEL_HELP = "resnet50, timm:NAME, torchvision:NAME, path/net.py:factory or package.module:factory."
 STAGES_HELP = (
@@ -77,7 +78,17 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an artefact that i
 Verify = Annotated[
     bool, typer.Option("--verify", help="Run it beside the original; exit code 1, and nothing saved, if it differs.")
 ]
+Imports = Annotated[
+    list[Path] | None,
+    typer.Option("--import", metavar="FILE.py", help="Run a file of your own layers, placements or edits. Repeatable."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
+
+
+def import_files(files: list[Path] | None) -> None:
+    """Import what ``--import`` names, so that recipes know what is registered there."""
+    for file in files or ():
+        import_file(file)
 
 
 def parse_pairs(option: str, pairs: list[str] | None) -> dict[str, Any]:

@@ -21,8 +21,8 @@ __all__ = ["LayerKind", "edit_kind"]
 class LayerKind:
     """Base of edit kinds that exchange layers one by one.
 
-    A subclass names its ``action`` and says in ``exchanged`` what takes a layer's place; ``rules.action`` lets recipes
-    say it, ``edits.edit_kind`` registers it. Planning, measuring, replay and revert then go as for any other edit.
+    A subclass names its ``action`` and says in ``exchanged`` what takes a layer's place; ``sesurgery.extend.edit``
+    makes one of a function. Planning, measuring, replay and revert then go as for any other edit.
     """
 
     action = ""

@@ -12,7 +12,7 @@ from sesurgery.edits.child_swap import swap_actions
 from sesurgery.edits.insert_code import insert_actions
 from sesurgery.edits.kinds import KINDS, EditKind, Target
 from sesurgery.edits.written_gates import bypass_actions
-from sesurgery.errors import StalePlanError, Unfit, UnfitHost
+from sesurgery.errors import StalePlanError, Unfit, UnfitHost, UnknownNameError
 from sesurgery.operating.actions import Action
 from sesurgery.operating.operated_class import Code
 from sesurgery.placement.site_facts import facts
@@ -57,9 +57,11 @@ def plan_step(anatomy: Anatomy, rule: Rule, number: int) -> Step:
 
 def replay_step(anatomy: Anatomy, edits: Sequence[Edit]) -> Step:
     """Finished edits on a model that looks the same. Raises ``StalePlanError`` where it does not."""
-    unknown = sorted({edit.action for edit in edits} - KINDS.keys())
-    if unknown:
-        raise StalePlanError(f"a step of the plan has the actions {unknown}", remedy="plan again")
+    try:
+        for edit in edits:
+            KINDS.find(edit.action)
+    except UnknownNameError as error:
+        raise StalePlanError(str(error), where=edit.path, remedy="import the file that registers it first") from None
     try:
         actions, diffs = realise(anatomy, edits)
     except UnfitHost as unfit:

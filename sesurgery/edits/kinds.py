@@ -16,6 +16,7 @@ from torch import nn
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.plans import Change, Skip
 from sesurgery.recipe.rules import Rule
+from sesurgery.words.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ class EditKind(Protocol):
         ...
 
 
-KINDS: dict[str, EditKind] = {}
+KINDS: Registry[EditKind] = Registry("edit kind")
 
 
-def edit_kind(kind: type[EditKind]) -> type[EditKind]:
-    """Register a kind of edit under its ``action``."""
-    KINDS[kind.action] = kind()
+def edit_kind(kind: type[EditKind], origin: str | None = None) -> type[EditKind]:
+    """Register a kind of edit under its ``action``; ``origin`` is the file or module of a user's own."""
+    KINDS.add(kind.action, kind(), origin)
     return kind

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib
-import importlib.util
 import inspect
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,9 +15,7 @@ from torch import nn
 from sesurgery.errors import InputError, ModelError, UnknownNameError, either, nearest
 from sesurgery.words.paths import within
 from sesurgery.words.text import reason
-
-# What somebody else's code may raise; SystemExit too, since a script that is imported may end itself.
-FOREIGN = (Exception, SystemExit)
+from sesurgery.words.user_code import FOREIGN, import_file, importable, placed
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Factory:
 
     def build(self) -> nn.Module:
         """Call it. Raises what the user's code raises, and ``ModelError`` where it returns no ``nn.Module``."""
-        with _importable(self.folder):
+        with importable(self.folder):
             model = self.call(**self.args)
         if not isinstance(model, nn.Module):
             what = f"the factory returned {type(model).__name__}, not an nn.Module"
@@ -52,21 +45,20 @@ class Factory:
 
     def explain(self, error: BaseException) -> ModelError:
         """What the user's code raised, in one line."""
-        return ModelError(f"the factory failed with {_placed(error, self.file)}", where=self.where)
+        return ModelError(f"the factory failed with {placed(error, self.file)}", where=self.where)
 
 
 def from_file(file: str, name: str, args: Mapping[str, Any]) -> Factory:
     """Import the Python file ``file`` and find the factory ``name`` in it."""
-    path = _existing(file)
-    with _importable(path.parent):
-        module = _load_file(path, file)
+    path = Path(file).expanduser().resolve()
+    module = import_file(file, "path/net.py:factory", ModelError)
     return _factory(module, name, file, path.parent, str(path), args)
 
 
 def from_module(module: str, name: str, args: Mapping[str, Any]) -> Factory:
     """Import ``module`` (the working folder counts too) and find the factory ``name`` in it."""
     folder = Path.cwd()
-    with _importable(folder):
+    with importable(folder):
         loaded = _load_module(module)
     return _factory(loaded, name, module, folder, getattr(loaded, "__file__", None), args)
 
@@ -77,43 +69,6 @@ def _factory(
     call, where = _find(module, name, place), f"{place}:{name}"
     _check_args(call, where, args)
     return Factory(call, where, folder, file, args)
-
-
-def _existing(file: str) -> Path:
-    path = Path(file).expanduser()
-    if path.is_dir():
-        raise ModelError("is a folder, not a Python file", where=file, remedy="name the file: path/net.py:factory")
-    if not path.is_file():
-        siblings = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        near = nearest(path.name, siblings)
-        remedy = f"did you mean {either(near)}?" if near else "check the path; a factory is named path/net.py:factory"
-        raise ModelError("no such file", where=file, remedy=remedy)
-    return path.resolve()
-
-
-def _load_file(path: Path, where: str) -> ModuleType:
-    """Import a file under a name made from its path and text: the same file gives the same classes, for pickle."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot be read: {reason(error)}", where=where) from error
-    name = f"sesurgery_file_{path.stem}_{hashlib.sha256(bytes(path) + text).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ModelError("is no Python file", where=where, remedy="name a file that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except FOREIGN as error:
-        del sys.modules[name]
-        raise ModelError(f"importing it failed with {_placed(error, str(path))}", where=where) from error
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def _load_module(name: str) -> ModuleType:
@@ -165,21 +120,3 @@ def _check_args(factory: Callable[..., object], where: str, args: Mapping[str, A
     if missing:
         remedy = "give it with " + " ".join(f"--model-arg {name}=VALUE" for name in missing)
         raise InputError(f"the factory needs {', '.join(missing)}", where=where, remedy=remedy)
-
-
-def _placed(error: BaseException, file: str | None) -> str:
-    """``reason(error)`` with the last line of ``file`` that led to it."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f"{reason(error)} (line {lines[-1]})" if lines else reason(error)
-
-
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let what lies beside the user's file be imported, as Python does for a script."""
-    entry = str(folder)
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(entry)

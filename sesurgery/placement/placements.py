@@ -1,14 +1,11 @@
 """Where a phrase of ``at:`` points to in a model: sites.
 
-A placement is a function from an anatomy to sites, found through the registry:
-
-    @placement("before residual add")
-    def before_residual_add(anatomy, at): yield Site(...)
+A placement is a function from an anatomy to sites, found by its phrase in ``placement.registry``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -17,7 +14,7 @@ from sesurgery.anatomy.anatomy import Anatomy, resolution
 from sesurgery.anatomy.dataflow import carries, sources, weight_layers
 from sesurgery.anatomy.layer_kinds import activates, drops, is_conv, is_depthwise, is_pointwise, is_spatial, pools
 from sesurgery.anatomy.merges import Merge
-from sesurgery.errors import UnknownNameError
+from sesurgery.placement.registry import PLACEMENTS, Found, known
 from sesurgery.placement.sites import (
     TO_ONE_PLACE,
     Site,
@@ -31,55 +28,30 @@ from sesurgery.placement.sites import (
     wrapping,
 )
 from sesurgery.plans import Skip
-from sesurgery.recipe.phrases import At, register_phrase
+from sesurgery.recipe.phrases import At
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.tracing.survey import hidden_in
 from sesurgery.words.text import listed
 
-Found = Iterable[Site | Skip]
-Placement = Callable[[Anatomy, At], Found]
-PLACEMENTS: dict[str, Placement] = {}
-
-
-def placement(phrase: str, *, ordinal: bool = False, summary: str = "") -> Callable[[Placement], Placement]:
-    """Register a placement under its phrase. ``ordinal`` says whether "first", "last", "2" may go with it."""
-
-    def register(function: Placement) -> Placement:
-        register_phrase(phrase, ordinal=ordinal, summary=summary)
-        PLACEMENTS[phrase] = function
-        return function
-
-    return register
-
-
-def _known(phrase: str) -> Callable[[Placement], Placement]:
-    def register(function: Placement) -> Placement:
-        PLACEMENTS[phrase] = function
-        return function
-
-    return register
-
 
 def sites(anatomy: Anatomy, at: At) -> Iterator[Site | Skip]:
     """Every site that a phrase names, and the places that come near but will not do, with the reason."""
-    place = PLACEMENTS.get(at.name)
-    if place is None:
-        raise UnknownNameError("placement", at.name, PLACEMENTS, where="at")
-    yield from place(anatomy, at)
+    yield from PLACEMENTS.find(at.name, where="at")(anatomy, at)
 
 
-def _merges(anatomy: Anatomy, op: str) -> Iterator[tuple[nn.Module, Merge]]:
+def merges(anatomy: Anatomy, op: str) -> Iterator[tuple[nn.Module, Merge]]:
+    """Every ``add``, ``cat`` or ``mul`` of branches outside of attention, with the host in whose forward it is."""
     attention = anatomy.attention
-    for host, merges in anatomy.merges.items():
+    for host, group in anatomy.merges.items():
         if hidden_in(anatomy.survey, host, attention):
             continue
-        for merge in merges:
+        for merge in group:
             if merge.op == op:
                 yield host, merge
 
 
 def _residual(anatomy: Anatomy) -> Iterator[Merge | Skip]:
-    for host, merge in _merges(anatomy, "add"):
+    for host, merge in merges(anatomy, "add"):
         if merge.residual and not _runs_layers(anatomy, merge):
             why = "no layer runs on its branch (a norm or an activation that adds its own input)"
             yield Skip(place_in(anatomy, host, merge.node), why)
@@ -100,7 +72,7 @@ def _runs_layers(anatomy: Anatomy, merge: Merge) -> bool:
     )
 
 
-@_known("before residual add")
+@known("before residual add")
 def before_residual_add(anatomy: Anatomy, at: At) -> Found:
     """The end of each residual branch: before its dropouts, LayerScale and scalar factors, which stay in place."""
     for merge in _residual(anatomy):
@@ -114,10 +86,10 @@ def before_residual_add(anatomy: Anatomy, at: At) -> Found:
             yield Site(merge.host, value, tuple(user for user in value.users if user in inside), "branch")
 
 
-@_known("after residual add")
+@known("after residual add")
 def after_residual_add(anatomy: Anatomy, at: At) -> Found:
     """Behind the sum, and behind the activation that follows it."""
-    continued = {merge.inner for merges in anatomy.merges.values() for merge in merges}
+    continued = {merge.inner for group in anatomy.merges.values() for merge in group}
     for merge in _residual(anatomy):
         if isinstance(merge, Skip):
             yield merge
@@ -126,7 +98,7 @@ def after_residual_add(anatomy: Anatomy, at: At) -> Found:
             yield Site(merge.host, value, (), "post")
 
 
-@_known("start of residual branch")
+@known("start of residual branch")
 def start_of_residual_branch(anatomy: Anatomy, at: At) -> Found:
     """Where the residual branch leaves the identity: only the branch sees the gated activation."""
     for merge in _residual(anatomy):
@@ -145,7 +117,7 @@ def start_of_residual_branch(anatomy: Anatomy, at: At) -> Found:
             yield Skip(place_in(anatomy, merge.host, merge.node), "the residual branch does not begin at the fork")
 
 
-@_known("on identity branch")
+@known("on identity branch")
 def on_identity_branch(anatomy: Anatomy, at: At) -> Found:
     """On the identity branch, behind its projection if it has one; the residual branch does not see it."""
     for merge in _residual(anatomy):
@@ -155,10 +127,10 @@ def on_identity_branch(anatomy: Anatomy, at: At) -> Found:
             yield Site(merge.host, merge.identity, (merge.node,), "identity")
 
 
-@_known("before concat")
+@known("before concat")
 def before_concat(anatomy: Anatomy, at: At) -> Found:
     """The end of the branch that does most of the work; of every working branch, where there are more than two."""
-    for host, merge in _merges(anatomy, "cat"):
+    for host, merge in merges(anatomy, "cat"):
         flow = anatomy.flows[host]
         work = {
             part: sum(weight_layers(node, host.get_submodule) for node in flow.between(merge.fork, part))
@@ -174,14 +146,14 @@ def before_concat(anatomy: Anatomy, at: At) -> Found:
             yield Site(host, part, (merge.node,), "branch")
 
 
-@_known("after concat")
+@known("after concat")
 def after_concat(anatomy: Anatomy, at: At) -> Found:
     """Behind each concat of branches."""
-    for host, merge in _merges(anatomy, "cat"):
+    for host, merge in merges(anatomy, "cat"):
         yield Site(host, merge.node, (), "concat")
 
 
-@_known("before pooling")
+@known("before pooling")
 def before_pooling(anatomy: Anatomy, at: At) -> Found:
     """Before each pooling with a window that lies in no block: the end of a block of a plain network."""
     if anatomy.blocks:
@@ -194,38 +166,38 @@ def before_pooling(anatomy: Anatomy, at: At) -> Found:
                 yield Site(host, sources(node)[0], (node,), "pool")
 
 
-@_known("after spatial conv")
+@known("after spatial conv")
 def after_spatial_conv(anatomy: Anatomy, at: At) -> Found:
     """Behind each convolution with a kernel above 1, its norm and its activation."""
     yield from _after_convs(anatomy, at, is_spatial)
 
 
-@_known("after depthwise conv")
+@known("after depthwise conv")
 def after_depthwise_conv(anatomy: Anatomy, at: At) -> Found:
     """Behind each depthwise convolution, its norm and its activation."""
     yield from _after_convs(anatomy, at, is_depthwise)
 
 
-@_known("after pointwise conv")
+@known("after pointwise conv")
 def after_pointwise_conv(anatomy: Anatomy, at: At) -> Found:
     """Behind each 1x1 convolution, its norm and its activation."""
     yield from _after_convs(anatomy, at, is_pointwise)
 
 
-@_known("after conv")
+@known("after conv")
 def after_conv(anatomy: Anatomy, at: At) -> Found:
     """Behind each convolution, or the n-th of each block, its norm and its activation."""
     yield from _after_convs(anatomy, at, is_conv)
 
 
-@_known("end of block")
+@known("end of block")
 def end_of_block(anatomy: Anatomy, at: At) -> Found:
     """What each block returns."""
     for block in anatomy.blocks:
         yield output_site(anatomy, block)
 
 
-@_known("end of stage")
+@known("end of stage")
 def end_of_stage(anatomy: Anatomy, at: At) -> Found:
     """What the last block of each stage returns, or the module that wraps the stage."""
     for stage in anatomy.stages:
@@ -235,7 +207,7 @@ def end_of_stage(anatomy: Anatomy, at: At) -> Found:
         yield from before_pooling(anatomy, at)
 
 
-@_known("end of backbone")
+@known("end of backbone")
 def end_of_backbone(anatomy: Anatomy, at: At) -> Found:
     """The last feature map of the deepest stage."""
     last = list(anatomy.blocks)[-1:]

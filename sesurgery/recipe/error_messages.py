@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from sesurgery.errors import either, nearest
-from sesurgery.recipe.rules import ACTIONS, Recipe, action_problem
+from sesurgery.recipe.rules import ACTIONS, action_problem, recipe_model
 from sesurgery.words.text import shown
 
 _KINDS = {
@@ -98,7 +98,7 @@ def _described(value: object) -> str:
 
 def known_keys(loc: tuple[int | str, ...]) -> list[str]:
     """The keys that the model at ``loc`` takes, as a recipe writes them."""
-    model: type[BaseModel] | None = Recipe
+    model: type[BaseModel] | None = recipe_model()
     for part in loc:
         if isinstance(part, str) and model is not None:
             fields = {field.alias or name: field for name, field in model.model_fields.items()}

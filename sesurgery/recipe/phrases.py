@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sesurgery.errors import InputError, either, nearest
+from sesurgery.words.registry import Registry
 from sesurgery.words.text import shown
+from sesurgery.words.user_code import load_plugins
 
 ROLES = ("place", "conv", "attention", "activation", "norm", "stage")
 
@@ -42,9 +44,6 @@ class Phrase:
     summary: str = ""
 
 
-PHRASES: dict[str, Phrase] = {}
-_KEYS: dict[str, str] = {}
-
 _FILLER = frozenset({"the", "each", "every", "all", "a", "an", "at", "block's", "blocks'", "its"})
 _SAME = {"convs": "conv", "convolution": "conv", "convolutions": "conv", "1x1": "pointwise", "addition": "add"}
 _SAME |= {"pool": "pooling", "poolings": "pooling", "blocks": "block", "stages": "stage", "concatenation": "concat"}
@@ -53,7 +52,21 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "
 _NUMBER = re.compile(r"(-?[0-9]{1,4})(?:st|nd|rd|th)?")
 
 
-def register_phrase(name: str, *, role: str = "place", ordinal: bool = False, summary: str = "") -> Phrase:
+def _words(text: str) -> list[str]:
+    plain = text.lower().replace("\u2019", "'").replace("\u00d7", "x").replace("(", " ").replace(")", " ")
+    return [_SAME.get(word, word) for word in plain.split() if word not in _FILLER]
+
+
+def _key(name: str) -> str:
+    return " ".join(_words(name))
+
+
+PHRASES: Registry[Phrase] = Registry("phrase", _key)
+
+
+def register_phrase(
+    name: str, *, role: str = "place", ordinal: bool = False, summary: str = "", origin: str | None = None
+) -> Phrase:
     """Add a phrase, so that recipes may use it.
 
     Args:
@@ -61,18 +74,15 @@ def register_phrase(name: str, *, role: str = "place", ordinal: bool = False, su
         role: one of ``ROLES``; ``place`` for something an ``insert`` may name.
         ordinal: whether it takes "first", "last", "2", ...
         summary: one line for documentation.
+        origin: the file or module of the user's that defines what it means.
 
     Raises:
-        InputError: an empty name, an unknown role, or a name that is already taken by another phrase.
+        InputError: an empty name, an unknown role, or a name that is taken.
     """
-    key = _key(_words(name))
-    if not key or role not in ROLES:
+    if not _key(name) or role not in ROLES:
         raise InputError(f'"{name}" cannot be a phrase', remedy=f"give it words and a role of {', '.join(ROLES)}")
     phrase = Phrase(name, role, ordinal, summary)
-    known = PHRASES.get(_KEYS.get(key, ""))
-    if known is not None and known != phrase:
-        raise InputError(f'the phrase "{name}" is already there', remedy="choose another name")
-    PHRASES[name], _KEYS[key] = phrase, name
+    PHRASES.add(name, phrase, origin)
     return phrase
 
 
@@ -85,17 +95,18 @@ def parse_at(text: str) -> At:
     if not isinstance(text, str):
         raise InputError(f"{text!r:.60} is no phrase", where="at", remedy='write words, such as "before residual add"')
     words = _words(text[:200])
-    if name := _KEYS.get(_key(words)):
-        return At(name)
+    if phrase := PHRASES.get(" ".join(words)):
+        return At(phrase.name)
     numbers = [(index, nth) for index, word in enumerate(words) if (nth := _nth(word)) is not None]
     if len(numbers) != 1:
-        raise _unknown(text, words)
+        return _sought(text, words)
     index, nth = numbers[0]
     rest = words[:index] + words[index + 1 :]
-    name = _KEYS.get(_key(rest))
-    if name is None:
-        raise _unknown(text, rest, nth)
-    if not PHRASES[name].ordinal:
+    phrase = PHRASES.get(" ".join(rest))
+    if phrase is None:
+        return _sought(text, rest, nth)
+    name = phrase.name
+    if not phrase.ordinal:
         raise InputError(f'"{shown(text)}"', where="at", remedy=f'"{name}" takes no number; write "{name}"')
     if nth == 0:
         raise InputError(f'"{shown(text)}"', where="at", remedy=f'count from 1 or, from the end, -1: "{At(name, 1)}"')
@@ -108,15 +119,6 @@ def phrase_names(roles: Iterable[str] = ROLES) -> list[str]:
     return [phrase.name for phrase in PHRASES.values() if phrase.role in wanted]
 
 
-def _words(text: str) -> list[str]:
-    plain = text.lower().replace("\u2019", "'").replace("\u00d7", "x").replace("(", " ").replace(")", " ")
-    return [_SAME.get(word, word) for word in plain.split() if word not in _FILLER]
-
-
-def _key(words: list[str]) -> str:
-    return " ".join(words)
-
-
 def _nth(word: str) -> int | None:
     if word in ORDINALS:
         return ORDINALS.index(word) + 1
@@ -126,15 +128,20 @@ def _nth(word: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _unknown(text: str, words: list[str], nth: int | None = None) -> InputError:
-    near = nearest(_key(words), _KEYS, count=1)
+def _sought(text: str, words: list[str], nth: int | None = None) -> At:
+    """A phrase that only a plugin can know; raises ``InputError`` where none does."""
+    known = len(PHRASES)
+    load_plugins()
+    if len(PHRASES) > known:
+        return parse_at(text)
+    near = nearest(" ".join(words), map(_key, PHRASES), count=1)
     if near:
-        name = _KEYS[near[0]]
-        meant = str(At(name, nth if PHRASES[name].ordinal and nth else None))
+        phrase = PHRASES[near[0]]
+        meant = str(At(phrase.name, nth if phrase.ordinal and nth else None))
         remedy = f"did you mean {either([meant])}?"
     else:
         remedy = f"it is one of: {', '.join(PHRASES)}"
-    return InputError(f'"{shown(text)}"', where="at", remedy=remedy)
+    raise InputError(f'"{shown(text)}"', where="at", remedy=remedy)
 
 
 for _name, _summary in {
@@ -163,6 +170,3 @@ register_phrase("attention", role="attention", summary="an existing gate or atte
 register_phrase("activation", role="activation", summary="an activation layer, to replace")
 register_phrase("norm", role="norm", summary="a normalisation layer, to replace")
 register_phrase("stage", role="stage", summary="a whole stage, to rewire")
-
-# Those that ship: the schema in docs must not depend on what else was imported.
-SHIPPED = tuple(PHRASES.values())

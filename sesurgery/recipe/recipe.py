@@ -15,9 +15,10 @@ from sesurgery.attention import registry as catalogue
 from sesurgery.errors import InputError, RecipeError, UnknownNameError
 from sesurgery.recipe import safe_yaml as yaml_reader
 from sesurgery.recipe.error_messages import problems_of
-from sesurgery.recipe.rules import EDITS, Insert, Recipe, Remove, Replace, Rewire, Rule
+from sesurgery.recipe.rules import ACTIONS, Insert, Recipe, Remove, Replace, Rewire, Rule, recipe_model
 from sesurgery.recipe.selectors import check_stages_syntax
 from sesurgery.words.text import shown
+from sesurgery.words.user_code import load_plugins
 
 __all__ = [
     "Insert",
@@ -108,7 +109,7 @@ def to_data(recipe: Recipe) -> dict[str, Any]:
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of a recipe file, for editors; ``docs/recipe-schema.json`` is this."""
-    schema = Recipe.model_json_schema(by_alias=True)
+    schema = recipe_model().model_json_schema(by_alias=True)
     schema["required"] = ["rules"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sesurgery recipe", **schema}
 
@@ -196,7 +197,7 @@ def _settable(action: str, edit: Mapping[str, Any]) -> frozenset[str]:
         return catalogue.entry(edit["module"]).accepted | {"name"}
     if action == "replace":
         return frozenset({"kernel", "dilation", "embed"} if {"kernel", "dilation"} & set(edit) else set(edit))
-    return frozenset(EDITS[action].model_fields)
+    return frozenset(ACTIONS[action].keys.model_fields)
 
 
 def _modules(edits: list[tuple[str, dict[str, Any]]]) -> str:
@@ -226,10 +227,14 @@ def _validated(data: Any, source: str, name: str) -> Recipe:
     plain = _plain(data, source)
     if plain.get("name") is None:
         plain["name"] = name
+    model = recipe_model()
     try:
-        return Recipe.model_validate(plain)
+        return model.model_validate(plain)
     except ValidationError as error:
-        raise RecipeError(source, problems_of(error, plain)) from None
+        broken = load_plugins()
+        if recipe_model() is not model:
+            return _validated(data, source, name)
+        raise RecipeError(source, [*problems_of(error, plain), *broken]) from None
 
 
 def _plain(value: Any, source: str, depth: int = 0) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import keyword
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,24 +21,18 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sesurgery.attention import registry as catalogue
 from sesurgery.attention.options import ACTIVATIONS
-from sesurgery.errors import InputError, either, nearest
-from sesurgery.recipe.phrases import ORDINALS, SHIPPED, At, parse_at, phrase_names
+from sesurgery.errors import InputError, UnknownNameError, either, nearest
+from sesurgery.recipe.phrases import ORDINALS, PHRASES, ROLES, At, parse_at, phrase_names
 from sesurgery.recipe.where import Where, as_value_error, says
+from sesurgery.words.registry import Registry
 
-ACTIONS = ["insert", "replace", "remove", "rewire"]
 CHANGES = ("kernel", "dilation", "activation", "norm", "module")
 NORMS = ("batch", "group", "layer", "instance")
-# Which phrases an action may name, by role.
-_ROLES: dict[str, tuple[str, ...]] = {
-    "insert": ("place",),
-    "remove": ("conv", "attention", "activation", "norm"),
-    "rewire": ("stage",),
-}
+# What replace may name, by the key of what it changes.
 _TARGETS = {"module": ("attention", "conv"), "activation": ("activation",), "norm": ("norm",)}
 
 
@@ -52,17 +49,24 @@ def _at(value: Any) -> At:
 
 
 def _at_schema() -> dict[str, Any]:
-    counted = "|".join(phrase.name for phrase in SHIPPED if phrase.ordinal)
+    counted = "|".join(phrase.name for phrase in PHRASES.values() if phrase.ordinal)
     which = "|".join((*ORDINALS, "last", "-?[1-9][0-9]*", "[1-9][0-9]*(st|nd|rd|th)"))
     patterns = (
         f"^({counted}) [(]?-?[1-9][0-9]*[)]?$",
         f"^(after )?(the )?(block's )?({which}) ((spatial|depthwise|pointwise) )?conv$",
     )
     spelt = [{"type": "string", "pattern": pattern} for pattern in patterns]
-    return {"description": "Where, or on what.", "anyOf": [{"enum": [phrase.name for phrase in SHIPPED]}, *spelt]}
+    return {"description": "Where, or on what.", "anyOf": [{"enum": list(PHRASES)}, *spelt]}
 
 
-Phrase = Annotated[At, PlainValidator(as_value_error(_at)), PlainSerializer(str), WithJsonSchema(_at_schema())]
+class _KnownPhrases:
+    """Makes the JSON schema of a phrase when it is asked for, so that it knows the phrases registered by then."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        return _at_schema()
+
+
+Phrase = Annotated[At, PlainValidator(as_value_error(_at)), PlainSerializer(str), _KnownPhrases()]
 NodeName = Annotated[str, BeforeValidator(_identifier)]
 Activation = Annotated[str, WithJsonSchema({"enum": list(ACTIVATIONS)})]
 
@@ -157,7 +161,29 @@ class Rewire(_Model):
     )
 
 
-EDITS: dict[str, type[BaseModel]] = {"insert": Insert, "replace": Replace, "remove": Remove, "rewire": Rewire}
+@dataclass(frozen=True)
+class Action:
+    """A key of a rule that says what to do.
+
+    Attributes:
+        name: the key.
+        keys: what may stand behind it.
+        roles: which phrases ``at:`` may name with it.
+    """
+
+    name: str
+    keys: type[BaseModel]
+    roles: tuple[str, ...]
+
+
+ACTIONS: Registry[Action] = Registry("action")
+for _name, _keys, *_roles in (
+    ("insert", Insert, "place"),
+    ("replace", Replace, "conv", "attention", "activation", "norm"),
+    ("remove", Remove, "conv", "attention", "activation", "norm"),
+    ("rewire", Rewire, "stage"),
+):
+    ACTIONS.add(_name, Action(_name, _keys, tuple(_roles)))
 
 
 class Rule(_Model):
@@ -175,11 +201,11 @@ class Rule(_Model):
 
     @property
     def action(self) -> str:
-        """``insert``, ``replace``, ``remove`` or ``rewire``."""
-        return next(name for name in ACTIONS if getattr(self, name) is not None)
+        """``insert``, ``replace``, ``remove``, ``rewire``, or an action of the user's own."""
+        return self._actions()[0]
 
     @property
-    def edit(self) -> Insert | Replace | Remove | Rewire:
+    def edit(self) -> BaseModel:
         """What to do, as the recipe says it."""
         return getattr(self, self.action)
 
@@ -199,15 +225,24 @@ class Rule(_Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Rule:
-        if problem := action_problem([name for name in ACTIONS if getattr(self, name) is not None]):
+        if problem := action_problem(self._actions()):
             raise ValueError(problem)
         edit = self.edit
-        roles = _TARGETS.get(edit.target, ("conv",)) if isinstance(edit, Replace) else _ROLES[self.action]
+        roles = ACTIONS[self.action].roles
+        if isinstance(edit, Replace):
+            roles = _TARGETS.get(edit.target, ("conv",))
         if self.at.role not in roles:
             _raise([("at", _wrong_role(self.at, self.action, roles))])
         if isinstance(edit, Remove) and edit.with_norm and self.at.role != "conv":
             _raise([("remove.with_norm", f'"{self.at}" has no norm of its own; leave it out')])
         return self
+
+    def _actions(self) -> list[str]:
+        return [name for name in ACTIONS if getattr(self, name, None) is not None]
+
+
+def _rules() -> Any:
+    return Field(min_length=1, max_length=100)
 
 
 class Recipe(_Model):
@@ -217,29 +252,44 @@ class Recipe(_Model):
     summary: str = Field(default="", max_length=500, description="What it does, in one line.")
     when: str = Field(default="", max_length=1000, description="When to use it.")
     source: str = Field(default="", max_length=500, description="The paper or code it comes from.")
-    rules: tuple[Rule, ...] = Field(min_length=1, max_length=100)
+    rules: tuple[Rule, ...] = _rules()
 
 
-def action(name: str, roles: Iterable[str], **keys: Any) -> None:
-    """Let rules say ``name: {...}``, for an edit kind of one's own.
+def action(name: str, roles: Iterable[str], keys: Mapping[str, tuple[Any, Any]], origin: str) -> None:
+    """Let rules say ``name: {...}``, for an edit kind of the user's own.
 
     Args:
-        name: the ``action`` of the edit kind.
+        name: the action of the edit kind: one word.
         roles: what ``at:`` may name with it: ``place``, ``conv``, ``attention``, ``activation``, ``norm``, ``stage``.
-        **keys: what may stand in the braces, each as ``(type, default)``.
+        keys: what may stand in the braces, each as ``(type, default)``; the default is ``...`` where it must be given.
+        origin: the file or module of the user's that defines it.
 
     Raises:
-        InputError: the name is taken.
+        InputError: the name or a role will not do.
     """
-    if name in Rule.model_fields:
-        raise InputError(f'the key "{name}" of a rule is already there', remedy="choose another name")
-    model = create_model(name.title(), __base__=_Model, **keys)
-    ACTIONS.append(name)
-    EDITS[name] = model
-    _ROLES[name] = tuple(roles)
-    Rule.model_fields[name] = FieldInfo(annotation=model | None, default=None)  # type: ignore[arg-type]
-    for outer in (Rule, Recipe):
-        outer.model_rebuild(force=True)
+    where = f'edit("{name}")'
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name) or name in {"at", "where", "if_present"} or hasattr(Rule, name):
+        raise InputError("cannot be a key of a rule", where=where, remedy="use another word, in small letters")
+    for role in roles:
+        if role not in ROLES:
+            raise UnknownNameError("role", role, ROLES, where=where, remedy=f"roles are {either(ROLES)}")
+    fields: dict[str, Any] = dict(keys)
+    model = create_model(name.title(), __base__=_Model, **fields)
+    ACTIONS.add(name, Action(name, model, tuple(roles)), origin)
+
+
+def recipe_model() -> type[Recipe]:
+    """``Recipe``, or a subclass whose rules also take the actions of the user's own that are registered now."""
+    own = tuple(each for each in ACTIONS.values() if each.name not in Rule.model_fields)
+    return _extended(own) if own else Recipe
+
+
+@functools.cache
+def _extended(own: tuple[Action, ...]) -> type[Recipe]:
+    keys: Any = {each.name: (each.keys | None, None) for each in own}
+    rule = create_model("Rule", __base__=Rule, __doc__=Rule.__doc__, **keys)
+    rules = (tuple[rule, ...], _rules())
+    return create_model("Recipe", __base__=Recipe, __doc__=Recipe.__doc__, rules=rules)
 
 
 def action_problem(given: list[str]) -> str | None:

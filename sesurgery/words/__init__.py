@@ -1,1 +1,1 @@
-"""What every wing says alike: shortened text, first lines of errors, paths of modules, names in registries."""
+"""What every wing says alike: text, paths of modules, names in registries; and a user's own files, imported."""

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from registries import restored
 from timm.layers import SEModule, create_attn
 from timm.layers import make_divisible as timm_make_divisible
 from timm.layers.create_act import _ACT_LAYER_DEFAULT
@@ -24,7 +25,6 @@ from torchvision.ops.misc import SqueezeExcitation
 
 import sesurgery.attention as attn
 from sesurgery.attention import LAYOUTS, Port, attention, build, check_options, refusal
-from sesurgery.attention import registry as registry
 from sesurgery.attention.options import ACTIVATIONS, GATES, SQUEEZES
 from sesurgery.errors import InputError, Unfit, UnknownNameError
 
@@ -56,10 +56,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def scratch() -> Iterator[None]:
     """A registry that is as it was afterwards."""
-    before = dict(registry.REGISTRY)
-    yield
-    registry.REGISTRY.clear()
-    registry.REGISTRY.update(before)
+    with restored():
+        yield
 
 
 def sample(port: Port) -> torch.Tensor:

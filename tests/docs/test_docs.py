@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,19 +113,29 @@ def blocks(title: str) -> list[str]:
     return re.findall(r"```\w+\n(.*?)```", sections()[title], flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("title", ["An attention node", "A placement", "An edit kind", "A recipe"])
+# The four additions of CONTRIBUTING.md, each with the file that it writes.
+ADDITIONS = {
+    "An attention layer": "scale.py",
+    "A placement": "concat_inputs.py",
+    "An edit kind": "dropout.py",
+    "A recipe": "head-start.yaml",
+}
+
+
+@pytest.mark.parametrize("title", ADDITIONS)
 def test_adding_takes_ten_lines_at_most(title: str) -> None:
-    lines = [line for line in sections()[title].splitlines() if line.strip() and not line.startswith("```")]
-    assert len(lines) <= 10
-    assert blocks(title)
+    assert f"`{ADDITIONS[title]}`" in sections()[title]
+    file, test, command = blocks(title)
+    assert len([line for line in file.splitlines() if line.strip()]) <= 10
+    assert len([line for line in test.splitlines() if line.strip()]) <= 10
+    assert "sesurgery " in command
 
 
 CHECKS = """
 import copy, json, torch
 from torch import nn
 import sesurgery
-
-{node}
+import concat_inputs, dropout, scale
 
 class Block(nn.Module):
     def __init__(self):
@@ -163,8 +172,7 @@ found = dict(
     identity=tried(chain, "standard", module="scale", init="identity"),
     placement=tried(forks, dict(rules=[dict(insert=dict(module="se"), at="on every concat input")])),
     edit=tried(chain, dict(rules=[dict(dropout=dict(p=0.5), at="activation")])),
-    recipe=tried(chain, "head-start"),
-    listed=[recipe.name for recipe in sesurgery.list_recipes()],
+    recipe=tried(chain, "head-start.yaml"),
 )
 try:
     sesurgery.load_recipe(dict(rules=[dict(dropout=dict(q=1), at="conv")]))
@@ -175,29 +183,47 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """CONTRIBUTING.md followed to the letter in a copy of the package, and what came of it."""
-    root = tmp_path_factory.mktemp("fork")
-    shutil.copytree(ROOT / "sesurgery", root / "sesurgery", ignore=shutil.ignore_patterns("__pycache__", "_recipes"))
-    shutil.copytree(ROOT / "recipes", root / "recipes")
-    grammar, kind = blocks("An edit kind")
-    additions = {
-        "sesurgery/placement/placements.py": blocks("A placement")[0],
-        "sesurgery/recipe/rules.py": grammar,
-        "sesurgery/edits/custom_layer.py": kind,
-        "recipes/head-start.yaml": blocks("A recipe")[0],
-    }
-    for path, text in additions.items():
-        assert f"`{path}`" in read("CONTRIBUTING.md")
-        with (root / path).open("a", encoding="utf-8") as file:
-            file.write(f"\n\n{text}" if path.endswith(".py") else text)
-    script = root / "check.py"
-    script.write_text(CHECKS.replace("{node}", blocks("An attention node")[0]), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, "-W", "error", str(script)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def additions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder outside the package with the files and the tests of CONTRIBUTING.md, to the letter."""
+    folder = tmp_path_factory.mktemp("mine")
+    for title, name in ADDITIONS.items():
+        file, test, _ = blocks(title)
+        (folder / name).write_text(file, encoding="utf-8")
+        (folder / f"test_{name.partition('.')[0].replace('-', '_')}.py").write_text(test, encoding="utf-8")
+    return folder
+
+
+def done_in(folder: Path, *command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def followed(additions: Path) -> dict[str, Any]:
+    """What comes of the additions on small networks."""
+    (additions / "check.py").write_text(CHECKS, encoding="utf-8")
+    return json.loads(done_in(additions, sys.executable, "-W", "error", "check.py"))
+
+
+def test_the_tests_of_the_additions_pass(additions: Path) -> None:
+    assert "4 passed" in done_in(additions, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+
+
+@pytest.mark.parametrize(
+    ("title", "words"),
+    [
+        ("An attention layer", ["layer1.0.se", "insert scale before residual add"]),
+        ("A placement", ["features.3.eca_input", "insert eca on every concat input"]),
+        ("An edit kind", ["dropout.yaml: a recipe of 1 rule, no mistakes", "Dropout(p=0.2, inplace=False)"]),
+        ("A recipe", ["head-start.yaml: a recipe of 1 rule, no mistakes", "layer4.0.se"]),
+    ],
+)
+def test_the_additions_work_on_the_command_line(additions: Path, title: str, words: list[str]) -> None:
+    command = f'set -e; sesurgery() {{ "{sys.executable}" -m sesurgery "$@"; }}\n{blocks(title)[2]}'
+    shown = done_in(additions, "bash", "-c", command)
+    assert [word for word in words if word not in shown] == []
 
 
 def test_a_node_of_ones_own(followed: dict[str, Any]) -> None:
@@ -217,7 +243,6 @@ def test_an_edit_kind_of_ones_own(followed: dict[str, Any]) -> None:
 
 
 def test_a_recipe_of_ones_own(followed: dict[str, Any], make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "head-start" in followed["listed"]
     assert followed["recipe"]["paths"] == ["1.eca"]
     assert followed["recipe"]["undone"]
     page = sys.modules["recipe_page"]

@@ -236,10 +236,7 @@ def test_any_text_is_a_phrase_or_an_input_error(text):
 
 
 def test_a_phrase_of_ones_own(monkeypatch):
-    monkeypatch.setattr("sesurgery.recipe.phrases.PHRASES", dict(PHRASES))
-    from sesurgery.recipe import phrases
-
-    monkeypatch.setattr("sesurgery.recipe.phrases._KEYS", dict(phrases._KEYS))
+    monkeypatch.setattr(PHRASES, "_entries", dict(PHRASES._entries))
     register_phrase("before the gate", ordinal=True)
     assert parse_at("before last gate") == At("before the gate", -1)
     assert parse_at("before gate").role == "place"
