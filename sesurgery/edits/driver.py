@@ -57,11 +57,12 @@ def plan_step(anatomy: Anatomy, rule: Rule, number: int) -> Step:
 
 def replay_step(anatomy: Anatomy, edits: Sequence[Edit]) -> Step:
     """Finished edits on a model that looks the same. Raises ``StalePlanError`` where it does not."""
-    try:
-        for edit in edits:
+    for edit in edits:
+        try:
             KINDS.find(edit.action)
-    except UnknownNameError as error:
-        raise StalePlanError(str(error), where=edit.path, remedy="import the file that registers it first") from None
+        except UnknownNameError as error:
+            what = f"a step of the plan has actions that are not registered ({error})"
+            raise StalePlanError(what, where=edit.path, remedy="import the file that registers them first") from None
     try:
         actions, diffs = realise(anatomy, edits)
     except UnfitHost as unfit:
