@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -24,10 +23,12 @@ from sesurgery.plans import AttentionLayer, Diff, Edit, Skip, Substitute, Swap, 
 from sesurgery.recipe.rules import Rule
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.costs import measure, parameters
-from sesurgery.recording.nested import tensors_in
+from sesurgery.recording.nested import shapes_in
 from sesurgery.recording.recorder import Frame
 from sesurgery.substitutes.registry import Build, on_meta
 from sesurgery.tracing.survey import Survey, has_own_forward
+from sesurgery.words.paths import outwards
+from sesurgery.words.text import reason
 
 
 def named_targets(anatomy: Anatomy, rule: Rule) -> Iterator[Target | Skip]:
@@ -165,9 +166,8 @@ def try_out(survey: Survey, news: Mapping[str, nn.Module]) -> None:
 
 def _caller(survey: Survey, module: nn.Module) -> nn.Module | None:
     """The nearest module around whose forward is code of its own: one that may look at more than calls."""
-    parts = survey.paths[module].split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        outer = survey.module(".".join(parts[:end]))
+    for path in outwards(survey.paths[module])[1:-1]:
+        outer = survey.module(path)
         if has_own_forward(outer) and survey.frame(outer) is not None:
             return outer
     return None
@@ -185,16 +185,9 @@ def _runs(survey: Survey, caller: nn.Module) -> None:
         with torch.no_grad(), torch.device("meta"):
             output = caller(*frame.args, **frame.kwargs)
     except Exception as error:
-        text = (str(error).strip().splitlines() or [""])[0][:160]
-        raise Unfit(
-            f"the forward of its {type(caller).__name__} fails with it: {type(error).__name__}: {text}"
-        ) from None
-    if _shapes(output) != _shapes(frame.output):
+        raise Unfit(f"the forward of its {type(caller).__name__} fails with it: {reason(error)}") from None
+    if shapes_in(output) != shapes_in(frame.output):
         raise Unfit(f"its {type(caller).__name__} would return another shape")
-
-
-def _shapes(value: Any) -> list[torch.Size]:
-    return [tensor.shape for tensor in tensors_in(value)]
 
 
 def swap_actions(survey: Survey, edits: Sequence[Edit]) -> tuple[list[Action], list[Diff]]:

@@ -33,6 +33,7 @@ from sesurgery.substitutes import convolution
 from sesurgery.substitutes.norm_activation import convolves, is_norm_of
 from sesurgery.substitutes.registry import on_meta
 from sesurgery.tracing.survey import Survey
+from sesurgery.words.paths import outwards
 
 
 @edit_kind
@@ -109,8 +110,7 @@ def _conv_by_layer(anatomy: Anatomy, edit: Replace, target: Target, value: torch
 
 
 def _check_first(twin: nn.Module, path: str, name: str) -> None:
-    parts = path.split(".")
-    around = [twin.get_submodule(".".join(parts[:end])) for end in range(len(parts))]
+    around = [twin.get_submodule(outer) for outer in outwards(path)[1:]]
     if type(twin.get_submodule(path)) is nn.Identity:
         raise Unfit("it was removed already")
     if any(isinstance(outer, SelectiveKernel) for outer in around):

@@ -26,6 +26,7 @@ from sesurgery.substitutes.csp_stage import CSPStage
 from sesurgery.substitutes.narrower_block import narrowed, runs_as
 from sesurgery.substitutes.registry import make
 from sesurgery.tracing.survey import Survey
+from sesurgery.words.paths import outwards
 
 _WIDTHS = {"half width": Fraction(1, 2), "same width": Fraction(1)}
 
@@ -99,8 +100,7 @@ def _runs(anatomy: Anatomy, stage: Stage) -> list[list[nn.Module]]:
 
 
 def _inside_csp(survey: Survey, path: str) -> bool:
-    parts = path.split(".")
-    return any(isinstance(survey.module(".".join(parts[:end])), CSPStage) for end in range(len(parts) + 1))
+    return any(isinstance(survey.module(outer), CSPStage) for outer in outwards(path))
 
 
 def _keeps(survey: Survey, block: nn.Module) -> bool:

@@ -18,6 +18,7 @@ from sesurgery.errors import InputError
 from sesurgery.operating.actions import Action, SetChild, SetForward
 from sesurgery.operating.backup import HOST_MARK, MODEL_MARK, Absent, HostMark, mark_of
 from sesurgery.operating.operated_class import base_of, operated_class
+from sesurgery.words.paths import outwards
 
 
 def perform(model: nn.Module, actions: Sequence[Action]) -> None:
@@ -98,19 +99,17 @@ def _made_on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 def _submodule(model: nn.Module, path: str, latest: dict[tuple[str, str], nn.Module]) -> nn.Module:
     """The module at ``path`` as it will be once the children built so far are in place."""
     module = model
-    parts = path.split(".") if path else []
-    for index, part in enumerate(parts):
-        place = (".".join(parts[:index]), part)
-        module = latest.get(place) or module.get_submodule(part)
+    for inner in reversed(outwards(path)[:-1]):
+        host, _, name = inner.rpartition(".")
+        module = latest.get((host, name)) or module.get_submodule(name)
     return module
 
 
 def _home(model: nn.Module, path: str) -> tuple[torch.device, torch.dtype]:
     """Device and dtype of the nearest weights: the host's own, else those of the modules around it."""
-    parts = path.split(".") if path else []
-    for end in range(len(parts), -1, -1):
+    for outer in outwards(path):
         try:
-            module = model.get_submodule(".".join(parts[:end]))
+            module = model.get_submodule(outer)
         except AttributeError:
             continue
         for tensor in itertools.chain(module.parameters(), module.buffers()):

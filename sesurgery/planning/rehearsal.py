@@ -16,7 +16,7 @@ from sesurgery.operating.operated_class import base_of
 from sesurgery.operating.perform import perform
 from sesurgery.plans import Cost, Diff, Edit, FillSocket, Insertion
 from sesurgery.recording.costs import plus
-from sesurgery.recording.nested import tensors_in
+from sesurgery.recording.nested import shapes_in
 from sesurgery.recording.recorder import run, run_host
 from sesurgery.tracing.fingerprint import fingerprint
 from sesurgery.tracing.survey import Survey, survey
@@ -128,10 +128,9 @@ def _one_of_each_kind(seen: Survey, edits: Iterable[Edit]) -> dict[str, Edit]:
 
 
 def _check_shapes(edit: Edit, before: Any, after: Any) -> None:
-    shapes = [[tuple(tensor.shape) for tensor in tensors_in(value)] for value in (before, after)]
-    if shapes[0] != shapes[1]:
+    if shapes_in(before) != shapes_in(after):
         raise SurgeryError(
-            f"its host would return {shapes[1]} instead of {shapes[0]}",
+            f"its host would return {shapes_in(after)} instead of {shapes_in(before)}",
             where=edit.path,
             remedy="this is a fault of the layer or of sesurgery; please report it",
         )
