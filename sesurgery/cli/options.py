@@ -11,7 +11,6 @@ import typer
 from sesurgery.artifact.names import check_target
 from sesurgery.errors import InputError, WeightsError
 from sesurgery.models.input_size import read_input_size
-from sesurgery.words.user_code import import_file
 
 MODEL_HELP = "resnet50, timm:NAME, torchvision:NAME, path/net.py:factory or package.module:factory."
 STAGES_HELP = (
@@ -87,6 +86,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout inste
 
 def import_files(files: list[Path] | None) -> None:
     """Import what ``--import`` names, so that recipes know what is registered there."""
+    from sesurgery.words.user_code import import_file
+
     for file in files or ():
         import_file(file)
 
