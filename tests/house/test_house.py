@@ -1,4 +1,4 @@
-"""The house stays as it is drawn: few files a wing, imports that point down, private names in one place."""
+"""The house stays as drawn: few files a wing, short functions, imports that point down, private names in one place."""
 
 from __future__ import annotations
 
@@ -45,6 +45,19 @@ def test_a_hard_wing_is_drawn_in_its_readme(wing: str) -> None:
     text = (HOUSE / wing / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 10
     assert re.search(r"^    .*──", text, flags=re.MULTILINE)
+
+
+def lines_of_code(path: Path) -> Iterator[tuple[str, int]]:
+    """Each function of a file with its number of lines, from ``def`` to its end; the docstring is not counted."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            docstring = 0 if ast.get_docstring(node) is None else (first.end_lineno or 0) - first.lineno + 1
+            yield f"{path.relative_to(HOUSE)}: {node.name}", (node.end_lineno or 0) - node.lineno + 1 - docstring
+
+
+def test_functions_stay_under_40_lines() -> None:
+    assert {name: lines for path in FILES for name, lines in lines_of_code(path) if lines >= 40} == {}
 
 
 # imports
