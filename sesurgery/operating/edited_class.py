@@ -26,12 +26,15 @@ _CLASSES: weakref.WeakValueDictionary[Any, type[nn.Module]] = weakref.WeakValueD
 def edited_class(base: type[nn.Module], methods: Iterable[EditedMethod]) -> type[nn.Module]:
     """The subclass of ``base`` that runs ``methods``.
 
-    A method that ``base`` itself reaches only by ``super()`` is overridden behind ``base`` in the order of resolution.
+    Where ``base`` is such a class already, its author's class is the base, and its methods stay but for those given. A
+    method that ``base`` itself reaches only by ``super()`` is overridden behind ``base`` in the order of resolution.
 
     Raises:
         Unfit: a method cannot be compiled in the place of the author's.
     """
-    methods = tuple(sorted(set(methods), key=lambda each: (each.owner.__qualname__, each.attribute, each.qualname)))
+    base, methods = original_class(base), (*edited_methods(base), *methods)
+    latest = {(each.owner, each.attribute, each.qualname): each for each in methods}
+    methods = tuple(sorted(latest.values(), key=lambda each: (each.owner.__qualname__, each.attribute, each.qualname)))
     originals = tuple(vars(each.owner).get(each.attribute) for each in methods)
     key = (base, methods, tuple(map(id, originals)))
     kind = _CLASSES.get(key)
@@ -43,12 +46,12 @@ def edited_class(base: type[nn.Module], methods: Iterable[EditedMethod]) -> type
 
 def original_class(kind: type[nn.Module]) -> type[nn.Module]:
     """The class that ``kind`` was made of; ``kind`` itself where it is the author's."""
-    return getattr(kind, "_sesurgery_base", kind)
+    return vars(kind).get("_sesurgery_base", kind)
 
 
 def edited_methods(kind: type[nn.Module]) -> tuple[EditedMethod, ...]:
     """The methods that ``kind`` was made with; none where it is the author's."""
-    return getattr(kind, "_sesurgery_methods", ())
+    return vars(kind).get("_sesurgery_methods", ())
 
 
 def _make_class(base: type[nn.Module], methods: tuple[EditedMethod, ...], originals: Any) -> type[nn.Module]:
@@ -73,7 +76,6 @@ def _make_class(base: type[nn.Module], methods: tuple[EditedMethod, ...], origin
 
     overriding |= {
         "__reduce_ex__": reduced,
-        "_sesurgery_base": base,
         "_sesurgery_methods": methods,
         # Their ids stand for them in the key of the cache.
         "_sesurgery_originals": originals,
@@ -98,7 +100,7 @@ def _quiet_subclass(like: type, bases: tuple[type, ...], body: dict[str, Any]) -
     A metaclass of the author's is the type of the new class, but neither its ``__new__`` nor its ``__init__`` runs.
     """
     described = {name: vars(like)[name] for name in ("__module__", "__doc__") if name in vars(like)}
-    body = {"__slots__": (), "__qualname__": like.__qualname__, **described, **body}
+    body = {"__slots__": (), "__qualname__": like.__qualname__, "_sesurgery_base": like, **described, **body}
     metaclass: Any = type(like)
     for base in bases[1:]:
         metaclass = metaclass if issubclass(metaclass, type(base)) else type(base)

@@ -27,6 +27,7 @@ from sesurgery.operating.compiled_method import (
     parsed,
     same_code,
 )
+from sesurgery.operating.edited_class import edited_methods, original_class
 
 
 class Span(NamedTuple):
@@ -150,10 +151,16 @@ def encloses(outer: Span, inner: Span) -> bool:
 def read_method(cls: type, code: types.CodeType) -> Method:
     """The method of ``cls`` in which ``code`` runs: its own code, or a function, lambda or comprehension in it.
 
+    Of a class that was edited before it is the edited text, of a method of the author's class.
+
     Raises:
         Unfit: no method of the class runs ``code``, or its text is not to be had or not what runs.
     """
     owner, attribute, function = _method_running(cls, code)
+    if original_class(owner) is not owner:
+        qualname = function.__code__.co_qualname
+        before = next(each for each in edited_methods(cls) if each.qualname == qualname)
+        owner, attribute = before.owner, before.attribute
     text, line, ordinal, node = _text_of(function)
     return Method(owner, attribute, function, text, line, ordinal, node)
 

@@ -249,6 +249,28 @@ def test_super_runs_the_edited_method_of_a_base_class() -> None:
     assert torch.equal(twin(x), (x * 6 + 1) * 2)
 
 
+def test_an_edited_host_is_edited_again() -> None:
+    module = written(
+        "class Base(nn.Module):\n    def forward(self, x):\n        return x * 2\n"
+        "class Block(Base):\n    def forward(self, x):\n        return super().forward(x) + 1\n"
+    )
+    host = module.Block()
+    x = torch.randn(2, 3)
+    kinds = []
+    for name, text in (("a", "x * 2"), ("b", "super().forward(x) + 1"), ("c", "x * 2"), ("d", "x * 2")):
+        author = Author(host, x)
+        author.at("x * 2")
+        if name == "b":
+            author.method = author.methods["Block.forward"]
+        host = author.edited([Wrap(author.text_at(text), name)], {name: Gate(3.0)})
+        kinds.append(type(host))
+    torch.testing.assert_close(host(x), (x * 54 + 1) * 3)
+    assert torch.equal(copy.deepcopy(host)(x), host(x))
+    assert type(pickle.loads(pickle.dumps(host))) is kinds[-1]
+    assert kinds[-1].__bases__[0] is original_class(kinds[-1]) is module.Block
+    assert {method.owner for method in edited_methods(kinds[-1])} == {module.Base, module.Block}
+
+
 def test_a_method_of_a_base_class_and_its_other_names_are_overridden() -> None:
     module = written(
         "class Base(nn.Module):\n    def helper(self, x):\n        return x * 2\n    again = helper\n"
