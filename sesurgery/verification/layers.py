@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,14 @@ class Inserted:
 
     Attributes:
         present: paths of the layers that are there.
+        sockets: those of them that fill a place which the host has of its own.
         gone: paths of layers that are not there any more, with their names in the registry.
         other_actions: what was done besides inserting (``remove``, ``replace``, ``rewire`` …), each once. Then the
             model computes something else than its original, and is meant to.
     """
 
     present: tuple[str, ...]
+    sockets: frozenset[str]
     gone: dict[str, str]
     other_actions: tuple[str, ...]
 
@@ -34,11 +36,15 @@ class Inserted:
 def read_inserted(model: nn.Module) -> Inserted:
     """Read what is known about a model's inserted layers; of a model that nobody operated, nothing."""
     marked: dict[str, bool] = {}
+    sockets: set[str] = set()
     actions: list[str] = []
     for path, host in model.named_modules():
         mark = mark_of(host)
         if mark is not None:
             marked.update({join(path, name): host._modules.get(name) is not None for name in mark.layers})
+            sockets.update(
+                join(path, name) for name in mark.layers if mark.attributes.get(name, ("absent",))[0] != "absent"
+            )
             actions += ["replace"] if mark.attributes.keys() - set(mark.layers) else []
     planned: dict[str, str] = {}
     for path, edit in _edits(model):
@@ -50,7 +56,7 @@ def read_inserted(model: nn.Module) -> Inserted:
     present = tuple(path for path, there in marked.items() if there)
     expected = {**dict.fromkeys(marked, "layer"), **planned}
     gone = {path: name for path, name in expected.items() if path not in present}
-    return Inserted(present, gone, tuple(dict.fromkeys(actions)))
+    return Inserted(present, frozenset(sockets), gone, tuple(dict.fromkeys(actions)))
 
 
 def _edits(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -61,18 +67,22 @@ def _edits(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 class Unchanged(nn.Module):
-    """The identity, in the place of an inserted layer."""
+    """The identity, in the place of an inserted layer; or half of it."""
+
+    def __init__(self, halved: bool) -> None:
+        super().__init__()
+        self.halved = halved
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape in, the same tensor out."""
-        return x
+        """Any shape in, the same shape out."""
+        return x * 0.5 if self.halved else x
 
 
-def exchange(model: nn.Module, paths: Iterable[str]) -> None:
-    """Put the identity in the place of each layer, in ``model`` itself: a copy."""
+def exchange(model: nn.Module, paths: Iterable[str], halved: Collection[str] = ()) -> None:
+    """Put the identity in the place of each layer, or half of it, in ``model`` itself: a copy."""
     for path in paths:
         host, _, name = path.rpartition(".")
-        model.get_submodule(host)._modules[name] = Unchanged()
+        model.get_submodule(host)._modules[name] = Unchanged(path in halved)
 
 
 class Watch:

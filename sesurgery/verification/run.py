@@ -6,7 +6,7 @@ import contextlib
 import copy
 import random
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,18 +69,26 @@ class Run:
     random: dict[str, Any] = field(default_factory=dict)
 
 
-def run(model: nn.Module, way: Way, *, without: Iterable[str] = (), watch: Watch | None = None) -> Run:
+def run(
+    model: nn.Module,
+    way: Way,
+    *,
+    without: Iterable[str] = (),
+    halved: Collection[str] = (),
+    watch: Watch | None = None,
+) -> Run:
     """Run a deep copy of ``model``, with equal seeds each time.
 
     Args:
         without: paths of inserted layers in whose place the copy gets the identity.
+        halved: those of them in whose place it gets half of it.
         watch: notes what the inserted layers of the copy do.
 
     Raises:
         ModelError: the model cannot be copied.
     """
     subject = _copied(model)
-    exchange(subject, without)
+    exchange(subject, without, halved)
     args = map_tensors(lambda tensor: tensor.detach().clone(), way.args)
     result = Run(inputs=args)
     device = next((p.device.type for p in subject.parameters()), "cpu")

@@ -378,6 +378,30 @@ def test_right_ones_pass(family: str, init: str) -> None:
     assert sum(case.outcome == "equal" for case in result.cases) >= 4, result
 
 
+class Doubling(nn.Module):
+    """As in NFNets: what fills the place is doubled, since a gate starts at one half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.attn = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.conv1(x).relu())
+        if self.attn is not None:
+            y = 2.0 * self.attn(y)
+        return x + y
+
+
+def test_a_place_that_its_author_doubles_is_told(image: Tensor) -> None:
+    original = nn.Sequential(Doubling(), Doubling())
+    surgery = sesurgery.apply(original, "standard", example_input=image)
+    assert {edit.route for edit in surgery.plan.edits} == {"socket"}
+    result = sesurgery.verify(original, surgery.model, image)
+    assert result, result
+    assert "the author's code doubles what 0.attn, 1.attn give" in str(result)
+
+
 class Detector(nn.Module):
     """A list of images of any size in, a list of dicts out; with targets only while training."""
 
