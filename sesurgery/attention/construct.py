@@ -112,4 +112,5 @@ class IdentityStart(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape of ``x`` in, the same out."""
-        return x + self.scale * (self.node(x) - x)
+        # Under autocast the scale is wider than x, and the sum would be as wide.
+        return x + (self.scale * (self.node(x) - x)).to(x.dtype)

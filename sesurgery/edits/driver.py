@@ -13,13 +13,15 @@ from sesurgery.edits.insert_code import insert_actions
 from sesurgery.edits.kinds import KINDS, EditKind, Target
 from sesurgery.edits.written_gates import bypass_actions
 from sesurgery.errors import StalePlanError, Unfit, UnfitHost, UnknownNameError
-from sesurgery.operating.actions import Action
+from sesurgery.operating.actions import Action, SetChild
 from sesurgery.operating.operated_class import Code
+from sesurgery.placement.inherited_options import dtype_at
 from sesurgery.placement.site_facts import facts
 from sesurgery.plans import BypassGate, Diff, Edit, Skip, SwapChild
 from sesurgery.recipe.rules import Rule
 from sesurgery.tracing.fingerprint import fingerprint
 from sesurgery.tracing.survey import Survey
+from sesurgery.words.paths import join
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def plan_step(anatomy: Anatomy, rule: Rule, number: int) -> Step:
             skips += [Skip(edit.path, str(unfit), edit.at) for edit in edits if edit.host == unfit.host]
             edits = [edit for edit in edits if edit.host != unfit.host]
         else:
-            return Step(tuple(edits), tuple(actions), tuple(diffs), tuple(skips))
+            return Step(tuple(edits), _in_dtype(anatomy.survey, edits, actions), tuple(diffs), tuple(skips))
 
 
 def replay_step(anatomy: Anatomy, edits: Sequence[Edit]) -> Step:
@@ -67,7 +69,18 @@ def replay_step(anatomy: Anatomy, edits: Sequence[Edit]) -> Step:
         actions, diffs = realise(anatomy, edits)
     except UnfitHost as unfit:
         raise StalePlanError(str(unfit), where=unfit.host, remedy="plan again on this model") from None
-    return Step(tuple(edits), tuple(actions), tuple(diffs))
+    return Step(tuple(edits), _in_dtype(anatomy.survey, edits, actions), tuple(diffs))
+
+
+def _in_dtype(survey: Survey, edits: Iterable[Edit], actions: Iterable[Action]) -> tuple[Action, ...]:
+    """Attention layers get the dtype of what they act on in this model, which a plan does not fix: it may be halved."""
+    at = {edit.path: edit for edit in edits}
+
+    def settled(action: Action) -> Action:
+        edit = at.get(join(action.host, action.name)) if isinstance(action, SetChild) and action.attention else None
+        return action if edit is None else replace(action, dtype=dtype_at(survey, edit))
+
+    return tuple(settled(action) for action in actions)
 
 
 def _edit(anatomy: Anatomy, rule: Rule, number: int, kind: EditKind, target: Target) -> Edit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from sesurgery.operating.operated_class import Code
@@ -21,6 +22,7 @@ class SetChild:
             which it must not change.
         attention: whether the child is an attention layer, so that later operations know it as one.
         sources: paths of other modules that ``make`` is given behind the current value, as they are by then.
+        dtype: of the activation that the child takes; None where it is to follow the weights around it.
     """
 
     host: str
@@ -28,6 +30,7 @@ class SetChild:
     make: Callable[..., nn.Module]
     attention: bool = False
     sources: tuple[str, ...] = ()
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)

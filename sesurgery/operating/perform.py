@@ -24,8 +24,9 @@ from sesurgery.words.paths import outwards
 def perform(model: nn.Module, actions: Sequence[Action]) -> None:
     """Carry out ``actions`` on ``model`` in place.
 
-    New modules lie where their host's weights lie, in its dtype and mode. An exception at any step leaves the model as
-    it was, down to the order of its attributes, and the CPU's random numbers where they were.
+    New modules lie where their host's weights lie, in its mode and in the dtype of what they act on. An exception at
+    any step leaves the model as it was, down to the order of its attributes, and the CPU's random numbers where they
+    were.
     """
     draws = torch.get_rng_state()
     saved: dict[nn.Module, _Snapshot] = {}
@@ -84,7 +85,7 @@ def _build(model: nn.Module, actions: Sequence[Action]) -> list[nn.Module | None
         device, dtype = _home(model, action.host)
         with _made_on(device):
             child = action.make(old, *(_submodule(model, source, latest) for source in action.sources))
-        child.to(device=device, dtype=dtype if dtype.is_floating_point else None)
+        child.to(device=device, dtype=_dtype(model, action.dtype, dtype))
         child.train(host.training)
         latest[place] = child
         built.append(child)
@@ -103,6 +104,17 @@ def _submodule(model: nn.Module, path: str, latest: dict[tuple[str, str], nn.Mod
         host, _, name = inner.rpartition(".")
         module = latest.get((host, name)) or module.get_submodule(name)
     return module
+
+
+def _dtype(model: nn.Module, wanted: torch.dtype | None, near: torch.dtype) -> torch.dtype | None:
+    """The dtype of a new child: the activation's, else that of the nearest weights.
+
+    Under an autocast of the model's own, activations are narrower than all its weights, and layers cast themselves.
+    """
+    own = wanted is not None and any(tensor.dtype == wanted for tensor in model.parameters())
+    if wanted is not None and (own or wanted.itemsize > near.itemsize):
+        return wanted
+    return near if near.is_floating_point else None
 
 
 def _home(model: nn.Module, path: str) -> tuple[torch.device, torch.dtype]:

@@ -12,10 +12,11 @@ from sesurgery import attention
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.layer_kinds import is_activation_layer
 from sesurgery.errors import Unfit
-from sesurgery.plans import AttentionLayer
+from sesurgery.plans import AppendBehind, AttentionLayer, BypassGate, Edit, SwapChild
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.nested import tensors_in
 from sesurgery.tracing.survey import Survey
+from sesurgery.tracing.trace import Trace
 
 
 def port_of(value: torch.Tensor) -> attention.Port:
@@ -32,6 +33,20 @@ def layer_of(module: str, port: attention.Port, options: Mapping[str, Any]) -> A
     if reason:
         raise Unfit(reason)
     return AttentionLayer(attention.canonical(module), options, port.shape, port.axis)
+
+
+def dtype_at(survey: Survey, edit: Edit) -> torch.dtype | None:
+    """The dtype in which this model has the activation that an edit's layer acts on; None where it is not known."""
+    change, host = edit.change, survey.module(edit.host)
+    if isinstance(change, (AppendBehind, SwapChild)):
+        frame = survey.frame(host if isinstance(change, AppendBehind) else survey.module(change.swaps[0].path))
+        value = None if frame is None else frame.output
+    else:
+        name = change.product if isinstance(change, BypassGate) else change.value
+        traced = survey.trace(host)
+        nodes = traced.graph.nodes if isinstance(traced, Trace) else ()
+        value = next((node.meta["val"] for node in nodes if node.name == name), None)
+    return value.dtype if isinstance(value, torch.Tensor) and value.is_floating_point() else None
 
 
 def resolve(

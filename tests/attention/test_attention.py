@@ -290,6 +290,19 @@ def test_identity_is_exact_in_other_precisions(gate: str, dtype: torch.dtype) ->
     assert torch.equal(node(x), x)
 
 
+@pytest.mark.parametrize(("name", "layout"), FITTING)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_identity_is_exact_under_autocast_dtype_included(name: str, layout: str, dtype: torch.dtype) -> None:
+    """Weights are float32 there; what a layer is given is float32 or, behind a convolution, bfloat16."""
+    x = sample(PORTS[layout]).to(dtype)
+    node = build(name, PORTS[layout], {"init": "identity"})
+    for training in (True, False):
+        with torch.autocast("cpu", torch.bfloat16):
+            output = node.train(training)(x.clone())
+        assert output.dtype == dtype
+        assert torch.equal(output, x)
+
+
 @pytest.mark.parametrize("layout", PORTS)
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize("bias", [True, False])
