@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,16 @@ from typer.testing import CliRunner, Result
 import sesurgery
 from sesurgery import extend
 from sesurgery.cli.app import app
-from sesurgery.errors import ArtifactError, InputError, NothingMatchedError, RecipeError, UnknownNameError
+from sesurgery.edits.child_swap import named_targets, swap
+from sesurgery.errors import (
+    ArtifactError,
+    InputError,
+    NothingMatchedError,
+    RecipeError,
+    StalePlanError,
+    UnknownNameError,
+)
+from sesurgery.plans import Identity, Plan
 from sesurgery.recipe.recipe import json_schema, load_recipe
 from sesurgery.words import user_code
 
@@ -186,6 +196,36 @@ def test_options_are_those_of_the_function_or_those_that_are_given() -> None:
         load_recipe({"rules": [{"plain": {}, "at": "norm"}]})
     extend.edit("given", at="norm", options={"only": (int, 7)})(lambda old, **options: old)
     assert load_recipe({"rules": [{"given": {}, "at": "norm"}]}).rules[0].edit.model_dump() == {"only": 7}
+
+
+def test_an_edit_kind_as_a_class() -> None:
+    @extend.edit("without", at="activation", options={"only": (str, "ReLU")})
+    class Without:
+        action = ""
+
+        def targets(self, anatomy: Any, rule: Any) -> Any:
+            return named_targets(anatomy, rule)
+
+        def edit(self, anatomy: Any, rule: Any, target: Any) -> Any:
+            if type(target.subject).__name__ != rule.edit.only:
+                raise extend.Unfit(f"it is no {rule.edit.only}")
+            return swap(anatomy, target.path, Identity())
+
+    surgery = sesurgery.apply(chain(), {"rules": [{"without": {}, "at": "activation"}]}, input_size=(3, 8, 8))
+    assert [(edit.action, edit.path) for edit in surgery.plan.edits] == [("without", "1.act"), ("without", "2.act")]
+    assert isinstance(surgery.model.get_submodule("1.act"), nn.Identity)
+    again = sesurgery.apply(chain(), Plan.from_json(surgery.plan.to_json()), input_size=(3, 8, 8))
+    assert isinstance(again.model.get_submodule("2.act"), nn.Identity)
+    with pytest.raises(NothingMatchedError, match="it is no GELU"):
+        sesurgery.plan(chain(), {"rules": [{"without": {"only": "GELU"}, "at": "activation"}]}, input_size=(3, 8, 8))
+
+
+def test_a_plan_with_an_unknown_action_says_so() -> None:
+    with restored():
+        extend.edit("dropout", at="activation")(lambda old, p=0.1: nn.Sequential(old, nn.Dropout(p)))
+        plan = sesurgery.plan(chain(), DROPOUT, input_size=(3, 8, 8))
+    with pytest.raises(StalePlanError, match=r'unknown edit kind "dropout".*import the file that registers them first'):
+        sesurgery.apply(chain(), plan, input_size=(3, 8, 8))
 
 
 # --import and plugins
