@@ -58,11 +58,11 @@ class Surgery:
 
     def new_parameters(self) -> list[nn.Parameter]:
         """The parameters that the operation brought in, for an optimizer group of their own."""
-        found: dict[nn.Parameter, None] = {}
+        brought: dict[nn.Parameter, None] = {}
         for edit in self.plan.edits:
             if edit.action != "remove":
-                found.update(dict.fromkeys(self.model.get_submodule(edit.path).parameters()))
-        return list(found)
+                brought.update(dict.fromkeys(self.model.get_submodule(edit.path).parameters()))
+        return list(brought)
 
 
 def plan(
@@ -139,12 +139,12 @@ def apply(
     if weights is not None:
         report = load_into(target, weights)
         notes += [*report.notes, *report.warnings]
-    made = drafted(target, spec, wanted, example_input, input_size, progress)
-    probe = Drift(target, made) if pretrained or weights is not None else None
-    operate(target, made, spec)
+    draft = drafted(target, spec, wanted, example_input, input_size, progress)
+    probe = Drift(target, draft) if pretrained or weights is not None else None
+    operate(target, draft, spec)
     drift = probe.measured() if probe is not None else None
-    notes += _advice(made)
-    return Surgery(target, made.plan, drift, tuple(notes))
+    notes += _advice(draft)
+    return Surgery(target, draft.plan, drift, tuple(notes))
 
 
 def revert(model: nn.Module) -> nn.Module:
@@ -212,10 +212,10 @@ def _copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _advice(made: Draft) -> list[str]:
+def _advice(draft: Draft) -> list[str]:
     """The notes of all edits, each once, with the places that it is about."""
     places: dict[str, list[str]] = {}
-    for edit in made.plan.edits:
+    for edit in draft.plan.edits:
         for note in edit.notes:
             places.setdefault(note, []).append(edit.path)
     return [f"{listed(paths, 1)}: {note}" for note, paths in places.items()]

@@ -129,9 +129,9 @@ def _replay(
     except ValueError as error:
         raise ArtifactError(str(error), where=f"{where}.input", remedy="save it again") from None
     try:
-        made = drafted(model, spec, plan, example, None, None)
-        _check_size(artifact, made.plan.after.params if made.plan.after else 0)
-        operate(model, made, spec)
+        draft = drafted(model, spec, plan, example, None, None)
+        _check_size(artifact, draft.plan.after.params if draft.plan.after else 0)
+        operate(model, draft, spec)
     except Exception as error:
         # The plan is data from a file: whatever goes wrong with it is a fault of the file.
         remedy = f"load it with the versions it was saved with{_differences(artifact.record)}"

@@ -74,8 +74,8 @@ def _layer(anatomy: Anatomy, rule: Rule, target: Target) -> Proposal:
         only_place(survey, norm)
         also[survey.paths[norm]] = WithoutNorm()
     check_in_place(survey, module, {survey.module(other) for other in also})
-    held = rule.at.role == "norm" and companions(module)
-    return swap(anatomy, target.path, WithoutNorm() if held else Identity(), also)
+    keeps_companions = rule.at.role == "norm" and companions(module)
+    return swap(anatomy, target.path, WithoutNorm() if keeps_companions else Identity(), also)
 
 
 def norm_behind(survey: Survey, module: nn.Module) -> nn.Module | None:

@@ -93,10 +93,9 @@ def _runs(anatomy: Anatomy, stage: Stage) -> list[list[nn.Module]]:
             runs[-1].append(block)
         else:
             runs.append([block])
-    found = [run for run in runs if run]
-    if not found:
+    if not any(runs):
         raise Unfit("none of its blocks keeps the shape of its input")
-    return found
+    return [run for run in runs if run]
 
 
 def _inside_csp(survey: Survey, path: str) -> bool:

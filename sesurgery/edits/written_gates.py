@@ -87,15 +87,15 @@ def strip_host(anatomy: Anatomy, host: nn.Module, products: Sequence[tuple[str, 
     kept: set[str] = set()
 
     def change(graph: Graph, changes: Sequence[Any]) -> Graph:
-        made = bypassed(graph, changes)
-        kept.update(str(node.target) for node in made.nodes if node.op == "call_module")
-        return made
+        changed = bypassed(graph, changes)
+        kept.update(str(node.target) for node in changed.nodes if node.op == "call_module")
+        return changed
 
     def again(other: Trace) -> list[Bypass]:
-        found = gates_of(host, other, Flow.of(other.graph))
-        if len(found) != len(order):
+        others = gates_of(host, other, Flow.of(other.graph))
+        if len(others) != len(order):
             raise Unfit("its forward takes another way while training, and the gate is not there")
-        return [_bypass(found[order.index(product)], name) for product, name in products]
+        return [_bypass(others[order.index(product)], name) for product, name in products]
 
     code = new_forward(frame, traced, bypasses, again, change)
     called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}

@@ -92,15 +92,15 @@ def _in_one_place(survey: Survey, module: nn.Module) -> bool:
     return len(survey.mounts[module]) == 1 and survey.probe.calls.get(module, 0) <= 1
 
 
-def _free_name(host: nn.Module, edit: Insert, role: str, taken: set[str]) -> str:
+def _free_name(host: nn.Module, edit: Insert, role: str, names: set[str]) -> str:
     wanted = edit.name or attention.child_name(edit.module)
 
     def free(name: str) -> bool:
-        return name not in taken and not hasattr(host, name)
+        return name not in names and not hasattr(host, name)
 
     if free(wanted):
         return wanted
-    if edit.name is not None and hasattr(host, wanted) and wanted not in taken:
+    if edit.name is not None and hasattr(host, wanted) and wanted not in names:
         raise Unfit(f'its {type(host).__name__} already has an attribute "{wanted}"; choose another name')
     candidates = [f"{wanted}_{role}"] if role and role != "branch" else []
     candidates += [f"{wanted}_{number}" for number in range(2, 1000)]
@@ -150,13 +150,13 @@ def entrances(host: nn.Module, traced: Trace) -> tuple[str, ...]:
 
 def _reached(kind: type, method: str) -> set[str]:
     """The methods that a method calls, directly or not."""
-    found: set[str] = set()
+    reached: set[str] = set()
     pending = [method]
     while pending:
-        called = {name for name in _names(kind, pending.pop()) if _code(kind, name) is not None} - found
-        found |= called
+        called = {name for name in _names(kind, pending.pop()) if _code(kind, name) is not None} - reached
+        reached |= called
         pending.extend(called)
-    return found - {method}
+    return reached - {method}
 
 
 def _names(kind: type, method: str) -> set[str]:
@@ -165,8 +165,8 @@ def _names(kind: type, method: str) -> set[str]:
 
 
 def _code(kind: type, method: str) -> types.CodeType | None:
-    found = inspect.unwrap(getattr(kind, method, None))  # type: ignore[arg-type]
-    return getattr(found, "__code__", None)
+    function = inspect.unwrap(getattr(kind, method, None))  # type: ignore[arg-type]
+    return getattr(function, "__code__", None)
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -12,9 +12,9 @@ from sesurgery.recording.nested import map_tensors, tensors_in
 class Drift:
     """Runs a model before and after an operation on the same random input."""
 
-    def __init__(self, model: nn.Module, made: Draft) -> None:
+    def __init__(self, model: nn.Module, draft: Draft) -> None:
         self.model = model
-        self.args = made.example
+        self.args = draft.example
         self.before = self._output()
 
     def _output(self) -> list[torch.Tensor] | None:

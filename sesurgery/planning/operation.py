@@ -69,11 +69,11 @@ def name_of(model: nn.Module, spec: zoo.ModelSpec | None) -> str:
     return spec.name if spec is not None else type(model).__name__
 
 
-def operate(model: nn.Module, made: Draft, spec: zoo.ModelSpec | None) -> None:
+def operate(model: nn.Module, planned: Draft, spec: zoo.ModelSpec | None) -> None:
     history: dict[str, Any] = dict(model.__dict__.get(MODEL_MARK) or {"base": None, "plans": (), "inputs": ()})
     if spec is not None:
         history["base"] = {"reference": spec.reference, "args": dict(spec.args)}
-    history["plans"] = (*history["plans"], made.plan.to_json(indent=None))
-    history["inputs"] = (*history["inputs"], describe(made.example))
-    perform(model, made.actions)
+    history["plans"] = (*history["plans"], planned.plan.to_json(indent=None))
+    history["inputs"] = (*history["inputs"], describe(planned.example))
+    perform(model, planned.actions)
     model.__dict__[MODEL_MARK] = history
