@@ -8,10 +8,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sesurgery.plans import Cost, Edit, Inspection, Plan
-
 if TYPE_CHECKING:
     from sesurgery.api import Surgery
+    from sesurgery.plans import Cost, Edit, Inspection, Plan
     from sesurgery.verification.result import Verification
 
 EDIT_KEYS = ("action", "path", "at", "stage", "block", "channels", "module", "route", "params", "macs", "notes")

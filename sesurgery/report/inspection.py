@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sesurgery.plans import Inspection, MergeInfo, Stage, Untraced
 from sesurgery.report.layout import count, dots, heading, new_table, some
+
+if TYPE_CHECKING:
+    from sesurgery.plans import Inspection, MergeInfo, Stage, Untraced
 
 STAGE_HINT = (
     "The SENet paper counts stages as convN_x: its SE_Stage_4 (conv4_x) is stage 3 here. "

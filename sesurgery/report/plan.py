@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sesurgery.plans import Cost, Diff, Edit, Plan, Skip
 from sesurgery.report.layout import count, dots, heading, make_console, new_table, percent, plural, render_svg, si, some
 
 if TYPE_CHECKING:
     from sesurgery.api import Surgery
+    from sesurgery.plans import Cost, Diff, Edit, Plan, Skip
 
 __all__ = ["make_console", "render_report", "render_surgery", "render_svg"]
 

@@ -13,13 +13,14 @@ import sesurgery
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.edits.child_swap import named_targets, swap
 from sesurgery.edits.driver import plan_step, replay_step
-from sesurgery.edits.kinds import KINDS, Proposal, Target
+from sesurgery.edits.kinds import EditKind, Proposal, Target
 from sesurgery.errors import StalePlanError, Unfit
 from sesurgery.operating.perform import perform
 from sesurgery.planning.rehearsal import Rehearsal
 from sesurgery.plans import OtherActivation, Skip
 from sesurgery.recipe.recipe import load_recipe
 from sesurgery.recipe.rules import Rule
+from sesurgery.words.registry import Registry
 
 
 class Picky:
@@ -37,13 +38,20 @@ class Picky:
         return swap(anatomy, target.path, OtherActivation("silu"), notes=["another function"])
 
 
+def kinds(*known: EditKind) -> Registry[EditKind]:
+    registry: Registry[EditKind] = Registry("edit kind")
+    for kind in known:
+        registry.add(kind.action, kind)
+    return registry
+
+
 def rule(**keys: object) -> Rule:
     return load_recipe({"rules": [{"remove": {}, "at": "activation", **keys}]}).rules[0]
 
 
 @pytest.fixture
 def rehearsal(monkeypatch: pytest.MonkeyPatch) -> Rehearsal:
-    monkeypatch.setitem(KINDS, "remove", Picky())
+    monkeypatch.setattr("sesurgery.edits.driver.KINDS", kinds(Picky()))
     return Rehearsal(Net(Block(8), Block(8), Block(8)), (X,))
 
 
@@ -72,7 +80,7 @@ def test_edits_of_a_kind_that_nobody_knows_are_not_replayed(
 ) -> None:
     edits = plan_step(rehearsal.look(), rule(), 0).edits
     assert [edit.path for edit in replay_step(rehearsal.look(), edits).edits] == [edit.path for edit in edits]
-    monkeypatch.delitem(KINDS, "remove")
+    monkeypatch.setattr("sesurgery.edits.driver.KINDS", kinds())
     with pytest.raises(StalePlanError, match="actions"):
         replay_step(rehearsal.look(), edits)
 

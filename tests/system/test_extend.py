@@ -296,9 +296,7 @@ def test_a_broken_plugin_is_one_line_and_in_nobodys_way(tmp_path: Path, monkeypa
         (DROPOUT, {}, 'the edit kind "dropout" of scale.py, which is not registered here'),
     ],
 )
-def test_an_artefact_says_what_to_import(
-    tmp_path: Path, recipe: object, options: dict[str, str], message: str
-) -> None:
+def test_an_artefact_says_what_to_import(tmp_path: Path, recipe: object, options: dict[str, str], message: str) -> None:
     file, folder = tmp_path / "scale.py", tmp_path / "saved"
     file.write_text(SCALE)
     x = torch.randn(1, 3, 8, 8)
