@@ -131,3 +131,15 @@ def test_private_names_of_torch_and_timm_are_in_one_place() -> None:
     assert {path: names for path, names in places.items() if names} == {
         "attention/squeeze_excite.py": ["from timm.models._efficientnet_blocks import SqueezeExcite"]
     }
+
+
+def test_no_test_imports_another_test_or_a_benchmark() -> None:
+    """What they share lies in tests/support, which is what both have on their path."""
+    closed = {path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
+    closed -= {path.stem for path in (ROOT / "tests/support").glob("*.py")}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            roots = {module.split(".")[0] for module in modules}
+            assert not roots & {*closed, "tests", "benchmarks"}, f"{path.name} imports {', '.join(roots)}"

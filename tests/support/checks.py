@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from typing import Any
 
+import pytest
 import torch
+from networks import X
 from torch import Tensor, nn
 
 import sesurgery
+from sesurgery.errors import NothingMatchedError
 
 
 def run(model: nn.Module, x: Tensor) -> Tensor:
@@ -21,6 +25,16 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
 def rule(**parts: object) -> dict[str, object]:
     """A recipe of one rule."""
     return {"rules": [parts]}
+
+
+def recipe(*rules: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of several rules."""
+    return {"name": "test", "rules": list(rules)}
+
+
+def se(at: str, **more: Any) -> dict[str, Any]:
+    """A rule that inserts a narrow SE."""
+    return {"insert": {"module": "se", "rd_channels": 4}, "at": at, **more}
 
 
 def check_operated(original: nn.Module, operated: nn.Module, x: Tensor) -> None:
@@ -54,3 +68,33 @@ def same_weights(one: nn.Module, two: nn.Module) -> bool:
     """Whether two models have the same keys, in order, and equal tensors."""
     first, second = one.state_dict(), two.state_dict()
     return list(first) == list(second) and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def replaced(net: nn.Module, at: str, **change: Any) -> sesurgery.Surgery:
+    return sesurgery.apply(net, rule(replace=change, at=at), example_input=X)
+
+
+def reasons(net: nn.Module, at: str, **change: Any) -> str:
+    with pytest.raises(NothingMatchedError) as caught:
+        replaced(net, at, **change)
+    return str(caught.value)
+
+
+def everything(model: nn.Module) -> list[Any]:
+    """All that an operation could change, as it is now."""
+    return [
+        (
+            path,
+            module,
+            type(module),
+            list(module.__dict__),
+            {name: value for name, value in module.__dict__.items() if not name.startswith("_")},
+            {name: id(child) for name, child in module._modules.items()},
+            {name: (id(tensor), tensor._version) for name, tensor in module._parameters.items() if tensor is not None},
+            {name: (id(tensor), tensor._version) for name, tensor in module._buffers.items() if tensor is not None},
+            dict(module._forward_hooks),
+            dict(module._forward_pre_hooks),
+            dict(module._backward_hooks),
+        )
+        for path, module in model.named_modules()
+    ]

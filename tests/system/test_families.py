@@ -7,9 +7,9 @@ import io
 import pickle
 from typing import Any
 
-import networks
 import pytest
 import torch
+from networks import TOYS
 from torch import Tensor, nn
 
 import sesurgery
@@ -38,10 +38,10 @@ OPERATES: dict[str, frozenset[str]] = {
     }.items()
 }
 NAMED = sorted({"inception"}.union(*OPERATES.values()) & RECIPES.keys())
-CASES = [(family, recipe) for family in networks.TOYS for recipe in NAMED if recipe in OPERATES[family]]
-REFUSALS = [(family, recipe) for family in networks.TOYS for recipe in NAMED if recipe not in OPERATES[family]]
+CASES = [(family, recipe) for family in TOYS for recipe in NAMED if recipe in OPERATES[family]]
+REFUSALS = [(family, recipe) for family in TOYS for recipe in NAMED if recipe not in OPERATES[family]]
 # Structural recipes, and those that came later.
-OTHERS = [(family, recipe) for family in networks.TOYS for recipe in RECIPES if recipe not in NAMED]
+OTHERS = [(family, recipe) for family in TOYS for recipe in RECIPES if recipe not in NAMED]
 EXPORTED = {
     "resnet18": "pre",
     "resnet50": "standard",
@@ -62,8 +62,8 @@ class Subject:
     """A model, an image for it and what it makes of it."""
 
     def __init__(self, family: str) -> None:
-        self.original = networks.TOYS[family].model()
-        self.image = networks.TOYS[family].image()
+        self.original = TOYS[family].model()
+        self.image = TOYS[family].image()
         with torch.no_grad():
             self.output = self.original(self.image)
 

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import networks
 import numpy as np
 import pytest
 import torch
-from networks import Residual, lively, small_resnet
+from networks import SIZE, TINY, TOYS, Residual, lively, small_resnet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -365,10 +364,10 @@ def test_a_reverted_model_is_the_original(right: nn.Module, image: Tensor) -> No
 RECIPES = {"densenet": {"rules": [{"insert": {"module": "se"}, "at": "after concat"}]}, "shufflenet": "shufflenet-se"}
 
 
-@pytest.mark.parametrize("family", networks.TOYS)
+@pytest.mark.parametrize("family", TOYS)
 @pytest.mark.parametrize("init", ["identity", "paper"])
 def test_right_ones_pass(family: str, init: str) -> None:
-    toy = networks.TOYS[family]
+    toy = TOYS[family]
     original, recipe = toy.model(), RECIPES.get(family, "standard")
     surgery = sesurgery.apply(original, recipe, example_input=toy.image(), init=init)
     result = sesurgery.verify(original, surgery.model, toy.image())
@@ -429,7 +428,7 @@ def test_a_list_of_samples_is_a_batch(image: Tensor) -> None:
 
 def test_the_page_fits_and_notebooks_show_it(image: Tensor) -> None:
     original = small_resnet()
-    model = sesurgery.apply(original, "standard", input_size=networks.SIZE).model
+    model = sesurgery.apply(original, "standard", input_size=SIZE).model
     model.layer1[0].conv1.weight.data[0, 0, 0, 0] += 1e-3
     text = str(sesurgery.verify(original, model))
     assert max(map(len, text.splitlines())) <= 100
@@ -439,7 +438,7 @@ def test_the_page_fits_and_notebooks_show_it(image: Tensor) -> None:
     assert "2 &lt; 3" in empty._repr_html_()
 
 
-APPLY = ["apply", networks.TINY, "--recipe", "standard", "--verify"]
+APPLY = ["apply", TINY, "--recipe", "standard", "--verify"]
 
 
 def test_the_command_line_verifies_and_says_so(tmp_path: Path) -> None:

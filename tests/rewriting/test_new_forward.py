@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import networks
 import pytest
 import torch
-from networks import Nested, OneBlock, Parallel, Parts, Projected, Scaled, Stacked
+from networks import Nested, OneBlock, Parallel, Parts, Projected, Scaled, Stacked, lively
 from torch import Tensor, nn
 
 import sesurgery
@@ -120,7 +119,7 @@ def test_parallel_branches_get_a_node_each() -> None:
 @pytest.mark.parametrize("at", ["before residual add", "start of residual branch", "on identity branch"])
 @pytest.mark.parametrize("block", [Simple, Projected, Scaled, Stacked, Nested, Parallel])
 def test_identity_keeps_every_bit(block: type[nn.Module], at: str) -> None:
-    model = networks.lively(OneBlock(block))
+    model = lively(OneBlock(block))
     operated = sesurgery.apply(model, rule(at, init="identity"), example_input=IMAGE).model
     for training in (False, True):
         torch.manual_seed(1)
@@ -130,7 +129,7 @@ def test_identity_keeps_every_bit(block: type[nn.Module], at: str) -> None:
 
 
 def test_scalar_attribute_of_the_block_is_read_at_run_time() -> None:
-    model = networks.lively(OneBlock(Scaled))
+    model = lively(OneBlock(Scaled))
     operated = sesurgery.apply(model, rule("before residual add", init="identity"), example_input=IMAGE).model
     for net in (model, operated):
         net.block.alpha = 3.0

@@ -1,70 +1,16 @@
-"""Hosts in special positions: shared, hooked, with branches and with plain attributes that their forward reads."""
+"""What a forward reads when it runs: modes, plain attributes, sizes, arguments that may be left out."""
 
 from __future__ import annotations
 
-import warnings
-
-import networks
 import pytest
 import torch
-from networks import SIZE, small_resnet
+from networks import Residual, lively
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import sesurgery
-from sesurgery.errors import FrozenValueError, ModelError, NothingMatchedError
-
-# Hosts used more than once.
-
-
-class Twice(nn.Module):
-    """One block mounted under two names and called twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.first = networks.Residual(8)
-        self.second = self.first
-        self.third = networks.Residual(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return self.third(self.second(self.first(x))).mean((2, 3))
-
-
-def test_shared_host_is_edited_once_and_said_so() -> None:
-    surgery = sesurgery.apply(networks.lively(Twice()), "standard", example_input=torch.randn(1, 3, 8, 8))
-    model = surgery.model
-    assert [edit.path for edit in surgery.plan.edits] == ["first.se", "third.se"]
-    notes = " ".join(surgery.plan.edits[0].notes)
-    assert "mounted at first, second" in notes
-    assert "called 2 times" in notes
-    assert any("called 2 times" in note for note in surgery.notes)
-    assert surgery.plan.edits[1].notes == ()
-    assert model.first is model.second
-    calls: list[int] = []
-    model.first.se.register_forward_hook(lambda *_: calls.append(1))
-    model(torch.randn(1, 3, 8, 8))
-    assert len(calls) == 2
-    sesurgery.revert(model)
-    assert type(model.first) is networks.Residual
-
-
-def test_hooks_stay_on_their_hosts() -> None:
-    model = small_resnet()
-    seen: list[str] = []
-    model.layer1[0].register_forward_hook(lambda *_: seen.append("host"))
-    model.layer1[0].conv1.register_forward_pre_hook(lambda *_: seen.append("child"))
-    surgery = sesurgery.apply(model, "pre", inplace=True, input_size=SIZE)
-    assert seen == []
-    surgery.model(torch.randn(1, *SIZE))
-    sesurgery.revert(model)
-    model(torch.randn(1, *SIZE))
-    assert seen == ["child", "host"] * 2
-
-
-# What a forward reads from self.
+from sesurgery.errors import FrozenValueError, NothingMatchedError
 
 
 class Moody(nn.Module):
@@ -96,7 +42,7 @@ class MoodyNet(nn.Module):
 
 
 def moody(init: str = "identity", name: str = "standard") -> tuple[nn.Module, nn.Module]:
-    original = networks.lively(MoodyNet())
+    original = lively(MoodyNet())
     return original, sesurgery.apply(original, name, example_input=torch.randn(2, 3, 8, 8), init=init).model
 
 
@@ -157,60 +103,8 @@ def test_frozen_attribute_says_so_when_it_changes() -> None:
     model(torch.randn(1, 3, 8, 8))
 
 
-# Hosts with several ways in.
-
-
-class Tapped(nn.Module):
-    """A residual block with a second forward that also gives what is inside, as timm's Xception has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.stack = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1))
-
-    def _sum(self, y: Tensor, x: Tensor) -> Tensor:
-        return y + x
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return self._sum(self.stack(x), x)
-
-    def forward_with_tap(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.stem(x)
-        inner = self.stack[1](self.stack[0](x))
-        return self._sum(self.stack[2](inner), x), inner
-
-
-def test_a_node_that_can_go_behind_a_layer_is_seen_by_every_forward() -> None:
-    surgery = sesurgery.apply(networks.lively(Tapped()), "standard", example_input=torch.randn(1, 3, 8, 8))
-    assert [(edit.path, edit.route) for edit in surgery.plan.edits] == [("stack.2.se", "behind")]
-    x = torch.randn(2, 3, 8, 8)
-    model = surgery.model.eval()
-    assert torch.equal(model(x), model.forward_with_tap(x)[0])
-    assert surgery.notes == ()
-
-
-def test_a_node_that_another_forward_does_not_see_is_told_of() -> None:
-    surgery = sesurgery.apply(networks.lively(Tapped()), "post", example_input=torch.randn(1, 3, 8, 8))
-    assert [(edit.path, edit.route) for edit in surgery.plan.edits] == [("se", "graph")]
-    assert surgery.notes == ("se: Tapped.forward_with_tap called on its own runs these layers without the node",)
-
-
-def test_a_part_of_forward_is_no_way_in_of_its_own() -> None:
-    class Split(networks.Residual):
-        def _forward_impl(self, x: Tensor) -> Tensor:
-            return super().forward(x)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self._forward_impl(x)
-
-    surgery = sesurgery.apply(networks.lively(Split(8)), "standard", example_input=torch.randn(1, 8, 8, 8))
-    assert [edit.route for edit in surgery.plan.edits] == ["graph"]
-    assert surgery.notes == ()
-
-
 def test_a_word_that_a_forward_goes_by_is_watched() -> None:
-    class Worded(networks.Residual):
+    class Worded(Residual):
         def __init__(self, channels: int) -> None:
             super().__init__(channels)
             self.mode = "plus"
@@ -219,7 +113,7 @@ def test_a_word_that_a_forward_goes_by_is_watched() -> None:
             y = super().forward(x)
             return y + 1 if self.mode == "plus" else y - 1
 
-    model = sesurgery.apply(networks.lively(Worded(8)), "standard", example_input=torch.randn(1, 8, 8, 8)).model
+    model = sesurgery.apply(lively(Worded(8)), "standard", example_input=torch.randn(1, 8, 8, 8)).model
     model(torch.randn(1, 8, 8, 8))
     model.mode = "minus"
     with pytest.raises(sesurgery.SurgeryError, match="'plus', and here it is 'minus'"):
@@ -227,7 +121,6 @@ def test_a_word_that_a_forward_goes_by_is_watched() -> None:
 
 
 # Tensors that a forward makes from sizes: what it makes is of the size of the input it has now.
-
 MADE = {
     "zeros(n, c, h, w)": lambda x, n, c, h, w: torch.zeros(n, c, h, w),
     "zeros((n, c, h, w))": lambda x, n, c, h, w: torch.zeros((n, c, h, w)),
@@ -244,19 +137,16 @@ MADE = {
 
 @pytest.mark.parametrize("made", MADE)
 def test_what_is_made_from_sizes_follows_the_input(made: str) -> None:
-    class Making(networks.Residual):
+    class Making(Residual):
         def forward(self, x: Tensor) -> Tensor:
             n, c, h, w = x.shape
             return super().forward(x) + MADE[made](x, n, c, h, w)
 
-    model = networks.lively(Making(8)).eval()
+    model = lively(Making(8)).eval()
     ours = sesurgery.apply(model, "standard", example_input=torch.randn(1, 8, 8, 8), init="identity").model
     x = torch.randn(3, 8, 10, 12)
     assert torch.equal(ours(x), model(x))
     assert not hasattr(torch.zeros, "__wrapped__")
-
-
-# Arguments that a caller may leave out.
 
 
 class Masked(nn.Module):
@@ -275,7 +165,7 @@ class Masked(nn.Module):
 
 
 def test_what_an_absent_argument_does_not_have_is_no_endless_search() -> None:
-    surgery = sesurgery.apply(networks.lively(Masked()), "standard", example_input=torch.randn(1, 8, 8, 8))
+    surgery = sesurgery.apply(lively(Masked()), "standard", example_input=torch.randn(1, 8, 8, 8))
     assert [edit.path for edit in surgery.plan.edits] == ["se"]
     x = torch.randn(1, 8, 8, 8)
     taken = surgery.model(x)
@@ -283,12 +173,6 @@ def test_what_an_absent_argument_does_not_have_is_no_endless_search() -> None:
     assert torch.equal(surgery.model(x), taken)
     with pytest.raises(sesurgery.SurgeryError):
         surgery.model(x, torch.ones(1))
-
-
-def test_what_torch_runs_itself_is_named_where_nothing_matches() -> None:
-    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-    with pytest.raises(sesurgery.NothingMatchedError, match="torch's own MultiheadAttention, TransformerEncoderLayer"):
-        sesurgery.apply(nn.Sequential(layer), "standard", example_input=torch.randn(1, 7, 32))
 
 
 class Checkpointing(nn.Module):
@@ -348,15 +232,3 @@ def test_a_flag_that_matters_in_training_only_is_watched() -> None:
     ours.noise = 0.5  # type: ignore[assignment]
     with pytest.raises(FrozenValueError, match="noise"):
         ours(image)
-
-
-def test_what_has_no_python_forward_is_named() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # scripting is deprecated, and still in use
-        scripted = torch.jit.script(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()))
-    image = torch.randn(1, 8, 4, 4)
-    with pytest.raises(ModelError, match=r"1 is a ScriptModule.*operate first"):
-        sesurgery.apply(nn.Sequential(Noisy(), scripted), "standard", example_input=(image,))
-    lazy = nn.Sequential(nn.LazyConv2d(8, 3, padding=1), Noisy())
-    with pytest.raises(ModelError, match="run the model once"):
-        sesurgery.apply(lazy, "standard", example_input=(image,))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import os
 import pickle
 from collections.abc import Callable
@@ -16,17 +15,13 @@ import timm
 import torch
 from networks import TINY, Branching
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from saved import RECORD, assert_same, output, record_of, tiny
 from torch import nn
 
 import sesurgery
-from sesurgery.artifact.safetensors_writer import DTYPES, write_tensors
 from sesurgery.artifact.save_load import read
 from sesurgery.errors import ArtifactError, InputError
-from sesurgery.models import input_spec as examples
-
-# what comes back
 
 
 @pytest.mark.parametrize(
@@ -212,38 +207,6 @@ def test_the_operated_model_survives_deepcopy_pickle_and_torch_save(tmp_path: Pa
 def test_meta_gives_the_model_without_weights(tmp_path: Path) -> None:
     sesurgery.save(tiny(), tmp_path / "a")
     assert all(parameter.is_meta for parameter in sesurgery.load(tmp_path / "a", device="meta").parameters())
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_writer_writes_what_the_library_reads(tmp_path: Path, dtype: torch.dtype) -> None:
-    tensors = {
-        "ü.scalar": torch.tensor(1).to(dtype),
-        "empty": torch.zeros(0, 3).to(dtype),
-        "wide": torch.ones(5, 3, dtype=torch.float64),
-        "odd": torch.arange(7).reshape(7, 1).to(dtype),
-    }
-    write_tensors(tmp_path / "x.safetensors", tensors)
-    save_file(tensors, tmp_path / "y.safetensors", metadata={"format": "pt"})
-    ours, theirs = load_file(tmp_path / "x.safetensors"), load_file(tmp_path / "y.safetensors")
-    assert ours.keys() == theirs.keys()
-    for key in ours:
-        assert ours[key].dtype == theirs[key].dtype
-        assert ours[key].shape == theirs[key].shape
-        assert torch.equal(ours[key].reshape(-1).view(torch.uint8), theirs[key].reshape(-1).view(torch.uint8))
-
-
-def test_examples_are_described_and_rebuilt() -> None:
-    args = (torch.zeros(2, 3), {"mask": torch.zeros(1, dtype=torch.int64), "n": 2}, [None, True, 1.5, "x"])
-    data = json.loads(json.dumps(examples.describe(args)))
-    assert examples.describe(examples.rebuild(data)) == data
-    assert examples.rebuild(data)[0].is_meta
-    assert examples.describe((object(),)) is None
-    for bad in ({"tensor": [1 << 50], "dtype": "float32"}, {"tensor": [-1], "dtype": "float32"}, {"tuple": 3}, 3, {}):
-        with pytest.raises(ValueError, match="input"):
-            examples.rebuild(bad)
-
-
-# where it goes
 
 
 def test_rights_and_places(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 
-import networks
 import pytest
 import timm
 import torch
+from networks import TOYS, Residual
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,9 +16,9 @@ from sesurgery.recording.costs import measure, parameters
 from sesurgery.recording.recorder import run
 
 
-@pytest.mark.parametrize("family", networks.TOYS)
+@pytest.mark.parametrize("family", TOYS)
 def test_macs_are_half_of_torchs_flops(family: str) -> None:
-    member = networks.TOYS[family]
+    member = TOYS[family]
     model, image = member.model(), member.image()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)
@@ -40,7 +40,7 @@ def test_gmacs_of_resnet50() -> None:
 def test_cost_after_is_the_cost_of_the_operated_model(family: str, recipe: str) -> None:
     if (family, recipe) == ("swin", "se-3x3"):
         return
-    member = networks.TOYS[family]
+    member = TOYS[family]
     image = member.image()
     surgery = sesurgery.apply(member.model(), recipe, inplace=True, example_input=image)
     whole = run(surgery.model, (image,)).cost
@@ -101,7 +101,7 @@ def test_shared_parameters_count_once() -> None:
 
 
 def test_what_is_not_counted_is_named() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), networks.Residual(4))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), Residual(4))
     cost = run(model, (torch.randn(1, 3, 8, 8),)).cost
     area = 4 * 8 * 8
     assert cost.uncounted["batch_norm"] == 3 * area

@@ -1,0 +1,53 @@
+"""The command as a process: light imports, closed pipes, ASCII."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from stand_in import run
+
+import sesurgery
+
+
+def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["apply", "--help"], ["recipes"], ["recipes", "show", "standard"]])
+def test_light_commands_do_not_import_torch(words: list[str]) -> None:
+    code = (
+        "import sys, sesurgery\nfrom sesurgery.cli.app import app\n"
+        f"try:\n    app({words!r})\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "heavy = {'torch', 'timm', 'torchvision', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_a_reader_that_leaves_early_sees_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "sesurgery", "recipes"]
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
+def test_output_in_ascii_does_not_fail() -> None:
+    done = python("-m", "sesurgery", "recipes", "show", "standard", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_listed() -> None:
+    assert {"apply", "plan", "revert", "inspect", "save", "load", "SurgeryError", "Recipe"} <= set(sesurgery.__all__)
+    assert set(sesurgery.__all__) <= set(dir(sesurgery))
+    with pytest.raises(AttributeError, match="aply"):
+        _ = sesurgery.aply  # pyright: ignore[reportAttributeAccessIssue]
+    assert run("--version").stdout.strip() == sesurgery.__version__
