@@ -81,7 +81,9 @@ def _ran(pending: list[str], namespace: dict[str, Any]) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         for code in pending:
-            exec(compile(code, "<README>", "exec"), namespace)
+            file = Path(f"mine{len(namespace)}.py")  # the text of a class has to lie in a file
+            file.write_text(code, encoding="utf-8")
+            exec(compile(code, str(file), "exec"), namespace)
     pending.clear()
     return _trimmed(printed.getvalue())
 

@@ -21,7 +21,7 @@ from sesurgery.planning.planner import Draft, Progress
 from sesurgery.plans import Cost, Inspection, Plan
 from sesurgery.recipe.recipe import load_recipe, override
 from sesurgery.recipe.rules import Recipe
-from sesurgery.tracing.survey import has_own_forward
+from sesurgery.recording.recorder import has_own_forward
 from sesurgery.words.text import listed, reason
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
@@ -174,7 +174,7 @@ def inspect(
         model=name_of(body, spec),
         stages=anatomy.stages,
         merges=anatomy.reported_merges(),
-        untraced=anatomy.survey.untraced(),
+        untraced=(),
         traced=sum(1 for host, _ in anatomy.survey.hosts() if has_own_forward(host)),
     )
 
@@ -203,13 +203,20 @@ def _model(
 
 def _copied(model: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(model)
+        copied = copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied: {reason(error)}",
             where=type(model).__name__,
             remedy="operate on it itself: inplace=True",
         ) from error
+    if [part.training for part in copied.modules()] != [part.training for part in model.modules()]:
+        raise ModelError(
+            "copy.deepcopy gives another model: its modes are not those of the original",
+            where=type(model).__name__,
+            remedy="operate on it itself: inplace=True",
+        )
+    return copied
 
 
 def _advice(draft: Draft) -> list[str]:

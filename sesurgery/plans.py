@@ -191,6 +191,14 @@ class RewriteForward(_AtSite):
     """The host's forward is rewritten to call the layer."""
 
     kind: Literal["rewrite forward"] = "rewrite forward"
+    route: ClassVar[str] = "source"
+
+
+@dataclass(frozen=True)
+class InsertIntoGraph(_AtSite):
+    """The host is a torch.fx.GraphModule: the call of the layer goes into its graph."""
+
+    kind: Literal["insert into graph"] = "insert into graph"
     route: ClassVar[str] = "graph"
 
 
@@ -232,11 +240,13 @@ class BypassGate(_Strict):
     product: str
     layer: AttentionLayer | None = None
     kind: Literal["bypass gate"] = "bypass gate"
-    route: ClassVar[str] = "graph"
+    route: ClassVar[str] = "source"
 
 
-Insertion: TypeAlias = FillSocket | RewriteForward | AppendBehind
-Change: TypeAlias = Annotated[FillSocket | RewriteForward | AppendBehind | SwapChild | BypassGate, _ByKind()]
+Insertion: TypeAlias = FillSocket | RewriteForward | InsertIntoGraph | AppendBehind
+Change: TypeAlias = Annotated[
+    FillSocket | RewriteForward | InsertIntoGraph | AppendBehind | SwapChild | BypassGate, _ByKind()
+]
 
 
 @dataclass(frozen=True)
@@ -297,12 +307,21 @@ class Skip(_Strict):
 
 @dataclass(frozen=True)
 class Diff(_Strict):
-    """The forward of one or more equal hosts as code, before and after."""
+    """What changes in one or more equal hosts: a method in its author's words, or what their attributes hold.
+
+    Attributes:
+        paths: module paths of the hosts.
+        cls: their class.
+        before, after: whole lines, without the indentation of the method.
+        file, line: where the author's text begins; empty and 0 where it is no file's.
+    """
 
     paths: tuple[str, ...]
     cls: str
     before: str
     after: str
+    file: str = ""
+    line: int = 0
 
 
 @dataclass(frozen=True)

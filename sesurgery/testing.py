@@ -58,9 +58,8 @@ def assert_forward(
         ... '''
         >>> after = '''
         ...     def forward(self, x):
-        ...         conv = self.conv(x)
-        ...         se = self.se(conv)
-        ...         add = x + se
+        ...         conv = self.se(self.conv(x))
+        ...         add = x + conv
         ...         return add
         ... '''
         >>> rule = {"insert": {"module": "se"}, "at": "before residual add"}

@@ -15,7 +15,8 @@ from sesurgery.operating.backup import inserted_layers
 from sesurgery.plans import MergeInfo, Stage
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.nested import tensors_in
-from sesurgery.tracing.survey import Survey, has_own_forward
+from sesurgery.recording.recorder import has_own_forward
+from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import below, join, outwards
 
 

@@ -53,6 +53,12 @@ class Merge:
     partial: bool = False
     inner: Node | None = None
 
+    def readers(self, operand: Node) -> tuple[Node, ...]:
+        """The nodes that take an operand for the merge: itself, or what gathers its operands (``stack``)."""
+        if self.node in operand.users:
+            return (self.node,)
+        return tuple(user for user in operand.users if user in self.node.all_input_nodes)
+
     @property
     def residual(self) -> bool:
         """Whether one side is the identity (or a projection of it)."""
@@ -76,13 +82,20 @@ def merges_of(host: nn.Module, traced: Trace, flow: Flow, attention: Set[nn.Modu
 
 def gates_of(host: nn.Module, traced: Trace, flow: Flow) -> tuple[Merge, ...]:
     """The products by which an activation is gated by a transform of itself."""
-    found = []
+    gates: dict[Node, Merge] = {}
     for node in traced.graph.nodes:
         factors = multiplied(node)
-        gate = _gate(host, node, factors, flow) if factors else None
+        gate = _gate(host, node, factors, flow, gates) if factors else None
         if gate is not None:
-            found.append(gate)
-    return tuple(found)
+            gates[node] = gate
+    return tuple(gates.values())
+
+
+def _root(node: Node, gates: dict[Node, Merge]) -> Node:
+    """What a product of several gates gates: ``x`` of ``x * h * w``."""
+    while node in gates and gates[node].identity is not None:
+        node = gates[node].identity  # type: ignore[assignment]
+    return node
 
 
 @dataclass(frozen=True)
@@ -193,13 +206,19 @@ def _is_transparent(node: Node, host: nn.Module) -> bool:
     )
 
 
-def _gate(host: nn.Module, node: Node, factors: tuple[Node, Node], flow: Flow) -> Merge | None:
+def _gate(
+    host: nn.Module, node: Node, factors: tuple[Node, Node], flow: Flow, gates: dict[Node, Merge]
+) -> Merge | None:
     """A product of an activation with a transform of itself that has weights, or that is pooled and squashed."""
+    roots = tuple(_root(factor, gates) for factor in factors)
     fork = flow.common(factors)
     if fork not in factors:
+        fork = flow.common(roots)
+    if fork not in factors and fork not in roots:
         return None
-    gated, gate = (factors[0], factors[1]) if fork is factors[0] else (factors[1], factors[0])
-    way = flow.between(gated, gate)
+    first = fork in (factors[0], roots[0])
+    gated, gate = (factors[0], factors[1]) if first else (factors[1], factors[0])
+    way = flow.between(fork, gate)
     if not way or len(gated.meta["val"].shape) != len(node.meta["val"].shape):
         return None
     weights = sum(weight_layers(step, host.get_submodule) for step in way)

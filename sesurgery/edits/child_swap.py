@@ -24,9 +24,9 @@ from sesurgery.recipe.rules import Rule
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.costs import measure, parameters
 from sesurgery.recording.nested import shapes_in
-from sesurgery.recording.recorder import Frame
+from sesurgery.recording.recorder import Frame, has_own_forward
 from sesurgery.substitutes.registry import Build, on_meta
-from sesurgery.tracing.survey import Survey, has_own_forward
+from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import outwards
 from sesurgery.words.text import reason
 

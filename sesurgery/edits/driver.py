@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.edits.child_swap import swap_actions
@@ -14,7 +13,6 @@ from sesurgery.edits.kinds import KINDS, EditKind, Target
 from sesurgery.edits.written_gates import bypass_actions
 from sesurgery.errors import StalePlanError, Unfit, UnfitHost, UnknownNameError
 from sesurgery.operating.actions import Action, SetChild
-from sesurgery.operating.operated_class import Code
 from sesurgery.placement.inherited_options import dtype_at
 from sesurgery.placement.site_facts import facts
 from sesurgery.plans import BypassGate, Diff, Edit, Skip, SwapChild
@@ -124,17 +122,16 @@ def realise(anatomy: Anatomy, edits: Iterable[Edit]) -> tuple[list[Action], list
         _verify(survey, edit)
         (swaps if isinstance(edit.change, SwapChild) else hosts[edit.host]).append(edit)
     actions, diffs = swap_actions(survey, swaps)
-    cache: dict[Any, Code] = {}
     for path, group in hosts.items():
         try:
             if any(isinstance(edit.change, BypassGate) for edit in group):
                 more, diff = bypass_actions(anatomy, survey.module(path), group)
             else:
-                more, diff = insert_actions(anatomy, survey.module(path), group, cache)
+                more, diff = insert_actions(survey, survey.module(path), group)
         except Unfit as reason:
             raise UnfitHost(path, str(reason)) from None
         actions += more
-        diffs.append(diff)
+        diffs += diff
     return actions, diffs
 
 

@@ -77,7 +77,8 @@ class InsertKind:
         else:
             change, host, name = insertion(survey, site, spot.ordinal, edit, layer, spot.names)
             path = join(survey.paths[host], name)
-        return Proposal(path, change, layer.module, cost.params, cost.macs, notes_on(survey, host, change))
+        notes = notes_on(survey, host, change, path.rpartition(".")[2])
+        return Proposal(path, change, layer.module, cost.params, cost.macs, notes)
 
 
 def _swapped(survey: Survey, path: str, layer: AttentionLayer) -> SwapChild:

@@ -155,4 +155,8 @@ def _gate(anatomy: Anatomy, edit: Replace, gate: Merge) -> Proposal:
     layer = _layer(anatomy, edit, gate.host, gate.identity.meta["val"])
     wanted = edit.name or attention.child_name(edit.module)
     names = (wanted, *(f"{wanted}_{number}" for number in range(2, 1000)))
-    return bypass(anatomy, gate, layer, next(name for name in names if not hasattr(gate.host, name)))
+    given: dict[str, str] = anatomy.survey.memo.setdefault(("names of gates", gate.host), {})
+    if gate.node.name not in given:
+        free = (name for name in names if not hasattr(gate.host, name) and name not in given.values())
+        given[gate.node.name] = next(free)
+    return bypass(anatomy, gate, layer, given[gate.node.name])

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Graph, Node
+from torch.fx import Node
 from torch.fx.node import map_arg
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.anatomy.dataflow import Flow, weight_layers
-from sesurgery.anatomy.merges import Merge, gates_of
-from sesurgery.edits.insert_code import name_of
+from sesurgery.anatomy.dataflow import added, weight_layers
+from sesurgery.anatomy.merges import Merge
+from sesurgery.edits.insert_code import method_diffs, name_of
 from sesurgery.edits.kinds import Proposal
 from sesurgery.errors import Unfit
-from sesurgery.operating.actions import Action, SetChild, SetForward
-from sesurgery.operating.operated_class import Code
+from sesurgery.operating.actions import Action, SetChild, SetMethods
+from sesurgery.operating.compiled_method import EditedMethod
+from sesurgery.operating.edited_class import merged
 from sesurgery.plans import AttentionLayer, BypassGate, Diff, Edit, Identity
 from sesurgery.recording.costs import CountingMode, measure, parameters
 from sesurgery.rewriting.graph_edits import Bypass, bypassed
-from sesurgery.rewriting.new_forward import new_forward
+from sesurgery.rewriting.trial import without_gates
 from sesurgery.substitutes.registry import Build, on_meta
-from sesurgery.tracing.fingerprint import code_text
-from sesurgery.tracing.trace import Trace
 from sesurgery.words.paths import join
 
 
@@ -34,22 +32,20 @@ class Stripped:
     """A host's forward without some gates.
 
     Attributes:
-        code: of the new forward.
+        methods: edited, with those of earlier operations.
         spare: children of the host that no forward calls any more.
-        before, after: the graphs, for people.
         macs: multiply-accumulates of what goes.
     """
 
-    code: Code
+    methods: tuple[EditedMethod, ...]
     spare: tuple[str, ...]
-    before: str
-    after: str
     macs: int
 
 
 def bypass(anatomy: Anatomy, gate: Merge, layer: AttentionLayer | None = None, name: str = "") -> Proposal:
     """Take a gate out of the forward of its host; a layer called ``name`` may take its place. Raises ``Unfit``."""
     survey, host = anatomy.survey, gate.host
+    _refuse_sums(anatomy, gate)
     stripped = strip_host(anatomy, host, [(gate.node.name, None if layer is None else name)])
     params = -sum(parameters(host.get_submodule(spare)) for spare in stripped.spare)
     macs, end = -stripped.macs, "without it"
@@ -66,6 +62,18 @@ def bypass(anatomy: Anatomy, gate: Merge, layer: AttentionLayer | None = None, n
     )
 
 
+def _refuse_sums(anatomy: Anatomy, gate: Merge) -> None:
+    """Raise ``Unfit`` for one of several gates that are added up (scSE): without them as many activations would be."""
+    gates = _gates(anatomy, gate.host)
+    for user in gate.node.users:
+        others = [gates[term.name] for term in added(user) if term is not gate.node and term.name in gates]
+        if any(other.fork is gate.fork for other in others):
+            place = user.meta.get("place")
+            raise Unfit(
+                f"{place or user.name} adds up several gates of one activation: they would leave it several times"
+            )
+
+
 def strip_host(anatomy: Anatomy, host: nn.Module, products: Sequence[tuple[str, str | None]]) -> Stripped:
     """Take gates out of a host's forward.
 
@@ -76,32 +84,18 @@ def strip_host(anatomy: Anatomy, host: nn.Module, products: Sequence[tuple[str, 
         Unfit: the gate changes the shape, or a way through the forward (while training) that lacks it.
     """
     survey = anatomy.survey
-    traced, frame = survey.trace(host), survey.frame(host)
+    traced = survey.trace(host)
     gates = _gates(anatomy, host)
-    if not isinstance(traced, Trace) or frame is None or any(name not in gates for name, _ in products):
+    if traced is None or any(name not in gates for name, _ in products):
         raise Unfit("its gate can no longer be found in its forward")
-    if "forward" in host.__dict__:
-        raise Unfit("its forward was set on the instance, and a new one of the class would not be called")
-    order = list(gates)
-    bypasses = [_bypass(gates[product], name) for product, name in products]
-    kept: set[str] = set()
-
-    def change(graph: Graph, changes: Sequence[Any]) -> Graph:
-        changed = bypassed(graph, changes)
-        kept.update(str(node.target) for node in changed.nodes if node.op == "call_module")
-        return changed
-
-    def again(other: Trace) -> list[Bypass]:
-        others = gates_of(host, other, Flow.of(other.graph))
-        if len(others) != len(order):
-            raise Unfit("its forward takes another way while training, and the gate is not there")
-        return [_bypass(others[order.index(product)], name) for product, name in products]
-
-    code = new_forward(frame, traced, bypasses, again, change)
-    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    bypasses = tuple(_bypass(gates[product], name) for product, name in products)
+    methods = merged(type(host), without_gates(survey, host, bypasses))
     after = bypassed(traced.graph, bypasses)
-    gone = [node for node in traced.graph.nodes if node.name not in {left.name for left in after.nodes}]
-    return Stripped(code, tuple(sorted(called - kept)), code_text(traced.graph), code_text(after), _macs(host, gone))
+    left = {node.name for node in after.nodes}
+    kept = {str(node.target) for node in after.nodes if node.op == "call_module"}
+    gone = [node for node in traced.graph.nodes if node.name not in left]
+    spare = {str(node.target) for node in gone if node.op == "call_module"} - kept
+    return Stripped(methods, tuple(sorted(spare)), _macs(host, gone))
 
 
 def _gates(anatomy: Anatomy, host: nn.Module) -> dict[str, Merge]:
@@ -130,7 +124,7 @@ def _macs(host: nn.Module, nodes: Sequence[Node]) -> int:
     return mode.macs
 
 
-def bypass_actions(anatomy: Anatomy, host: nn.Module, edits: Sequence[Edit]) -> tuple[list[Action], Diff]:
+def bypass_actions(anatomy: Anatomy, host: nn.Module, edits: Sequence[Edit]) -> tuple[list[Action], list[Diff]]:
     """What takes the gates of one host out, or puts layers in their place. Raises ``Unfit``."""
     path = anatomy.survey.paths[host]
     changes = [(edit, edit.change) for edit in edits if isinstance(edit.change, BypassGate)]
@@ -145,5 +139,5 @@ def bypass_actions(anatomy: Anatomy, host: nn.Module, edits: Sequence[Edit]) -> 
     for spare in (join(path, name) for name in stripped.spare):
         holder, _, child = spare.rpartition(".")
         actions.append(SetChild(holder, child, Build(Identity(), spare)))
-    actions.append(SetForward(path, stripped.code))
-    return actions, Diff((path,), type(host).__name__, stripped.before, stripped.after)
+    actions.append(SetMethods(path, stripped.methods))
+    return actions, method_diffs(path, type(host), stripped.methods)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sesurgery.operating.operated_class import Code
+from sesurgery.operating.compiled_method import EditedMethod
+from sesurgery.operating.graph_modules import GraphCall
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,19 @@ class SetChild:
 
 
 @dataclass(frozen=True)
-class SetForward:
-    """Give a host a new forward: a generated subclass of its class."""
+class SetMethods:
+    """Give a host edited methods: a subclass of its class that overrides them, those of earlier operations included."""
 
     host: str
-    code: Code
+    methods: tuple[EditedMethod, ...]
 
 
-Action = SetChild | SetForward
+@dataclass(frozen=True)
+class EditGraph:
+    """Put calls of layers into the graphs of a host that is a ``torch.fx.GraphModule``."""
+
+    host: str
+    calls: tuple[GraphCall, ...]
+
+
+Action = SetChild | SetMethods | EditGraph

@@ -11,8 +11,10 @@ from __future__ import annotations
 import abc
 import copyreg
 import linecache
+import types
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -131,3 +133,22 @@ def _rebuilt(base: type[nn.Module], methods: tuple[EditedMethod, ...], make: Any
             remedy = "load it with the version of the code that it was saved with"
             raise ModelError(str(unfit), where=base.__qualname__, remedy=remedy) from unfit
     return module
+
+
+def become(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Make ``module`` an instance of ``kind``. Methods that it holds (``self.forward = self.other``) go along."""
+    object.__setattr__(module, "__class__", kind)
+    for name, value in module.__dict__.items():
+        if isinstance(value, types.MethodType) and value.__self__ is module:
+            new = getattr(kind, value.__func__.__name__, None)
+            if isinstance(new, types.FunctionType):
+                module.__dict__[name] = types.MethodType(new, module)
+
+
+def merged(kind: type[nn.Module], methods: Iterable[EditedMethod]) -> tuple[EditedMethod, ...]:
+    """``methods``, read from a class that may be an edited one, with the others that it was made with."""
+    known = {(each.attribute, each.qualname): each for each in edited_methods(kind)}
+    for each in methods:
+        before = known.get((each.attribute, each.qualname))
+        known[each.attribute, each.qualname] = each if before is None else replace(each, owner=before.owner)
+    return tuple(known.values())

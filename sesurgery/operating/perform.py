@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from sesurgery.errors import InputError
-from sesurgery.operating.actions import Action, SetChild, SetForward
+from sesurgery.operating.actions import Action, EditGraph, SetChild, SetMethods
 from sesurgery.operating.backup import HOST_MARK, MODEL_MARK, Absent, HostMark, mark_of
-from sesurgery.operating.operated_class import base_of, operated_class
+from sesurgery.operating.edited_class import become, edited_class, original_class
+from sesurgery.operating.graph_modules import insert_calls, remove_calls
 from sesurgery.words.paths import outwards
 
 
@@ -36,8 +38,10 @@ def perform(model: nn.Module, actions: Sequence[Action]) -> None:
             host = model.get_submodule(action.host)
             if host not in saved:
                 saved[host] = _Snapshot(host)
-            if isinstance(action, SetForward):
-                _set_forward(host, action)
+            if isinstance(action, EditGraph):
+                _edit_graph(host, action)
+            elif isinstance(action, SetMethods):
+                _set_methods(host, action)
             elif child is not None:
                 _set_child(host, action, child)
     except BaseException:
@@ -133,7 +137,7 @@ def _home(model: nn.Module, path: str) -> tuple[torch.device, torch.dtype]:
 def _mark(host: nn.Module) -> HostMark:
     mark = mark_of(host)
     if mark is None:
-        mark = HostMark(base_of(host), tuple(host._modules), fields=tuple(host.__dict__))
+        mark = HostMark(original_class(type(host)), tuple(host._modules), fields=tuple(host.__dict__))
     return replace(mark, attributes=dict(mark.attributes))
 
 
@@ -153,15 +157,23 @@ def _set_child(host: nn.Module, action: SetChild, child: nn.Module) -> None:
     host.__dict__[HOST_MARK] = mark
 
 
-def _set_forward(host: nn.Module, action: SetForward) -> None:
+def _edit_graph(host: nn.Module, action: EditGraph) -> None:
+    assert isinstance(host, GraphModule)
+    host.__dict__[HOST_MARK] = _mark(host)
+    insert_calls(host, action.calls)
+
+
+def _set_methods(host: nn.Module, action: SetMethods) -> None:
     mark = _mark(host)
     host.__dict__[HOST_MARK] = mark
-    host.__class__ = operated_class(mark.base, action.code)
+    become(host, edited_class(mark.base, action.methods))
 
 
 def _revert_host(host: nn.Module) -> None:
     mark = host.__dict__.pop(HOST_MARK)
-    host.__class__ = mark.base
+    if isinstance(host, GraphModule):
+        remove_calls(host, mark.layers)
+    object.__setattr__(host, "__class__", mark.base)
     for name, (kind, value) in mark.attributes.items():
         replaced = host._modules.pop(name, None)
         if kind == "plain":
@@ -201,7 +213,9 @@ class _Snapshot:
         self.children = dict(module._modules)
 
     def restore(self) -> None:
-        self.module.__class__ = self.kind
+        if isinstance(self.module, GraphModule):
+            remove_calls(self.module, self.module._modules.keys() - self.children.keys())
+        object.__setattr__(self.module, "__class__", self.kind)
         self.module.__dict__.clear()
         self.module.__dict__.update(self.fields)
         self.module._modules.clear()

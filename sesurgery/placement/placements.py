@@ -124,7 +124,7 @@ def on_identity_branch(anatomy: Anatomy, at: At) -> Found:
         if isinstance(merge, Skip):
             yield merge
         elif merge.inner is None and merge.identity is not None:
-            yield Site(merge.host, merge.identity, (merge.node,), "identity")
+            yield Site(merge.host, merge.identity, merge.readers(merge.identity), "identity")
 
 
 @known("before concat")
@@ -143,7 +143,7 @@ def before_concat(anatomy: Anatomy, at: At) -> Found:
         if not heavy:
             yield Skip(place_in(anatomy, host, merge.node), "no branch before this concat has weights of its own")
         for part in heavy:
-            yield Site(host, part, (merge.node,), "branch")
+            yield Site(host, part, merge.readers(part), "branch")
 
 
 @known("after concat")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import nn
+from torch.fx import GraphModule
 
 from sesurgery import attention
 from sesurgery.errors import Unfit
-from sesurgery.operating.operated_class import base_of
+from sesurgery.operating.edited_class import original_class
 from sesurgery.placement.sites import Site
 from sesurgery.placement.sockets import socket_at
-from sesurgery.plans import AppendBehind, AttentionLayer, Change, FillSocket, Insertion, RewriteForward
+from sesurgery.plans import AppendBehind, AttentionLayer, Change, FillSocket, InsertIntoGraph, Insertion, RewriteForward
 from sesurgery.recipe.rules import Insert
-from sesurgery.tracing.survey import Survey, has_own_forward
-from sesurgery.tracing.trace import Trace
+from sesurgery.recording.recorder import has_own_forward
+from sesurgery.rewriting.trial import behind, in_graph, with_layers
+from sesurgery.rewriting.validation import Insertion as Planned
+from sesurgery.tracing.survey import Survey
 
 
 def insertion(
@@ -43,15 +45,38 @@ def insertion(
         names[site.host].add(socket[0])
         return FillSocket(layer, site.value.name, users, ordinal), site.host, socket[0]
     followed = _followed(survey, site)
-    host = site.host if followed is None else followed
-    if "forward" in host.__dict__:
-        raise Unfit("its forward was set on the instance, and a new one of the class would not be called")
-    name = _free_name(host, edit, site.role, names[host])
-    names[host].add(name)
-    change: Insertion = AppendBehind(layer)
     if followed is None:
-        change = RewriteForward(layer, site.value.name, users, ordinal)
-    return change, host, name
+        name = _free_name(site.host, edit, site.role, names[site.host])
+        if isinstance(site.host, GraphModule):
+            in_graph(survey, site.host, (Planned(name, site.value.name, users),))
+            names[site.host].add(name)
+            return InsertIntoGraph(layer, site.value.name, users, ordinal), site.host, name
+        try:
+            with_layers(survey, site.host, (Planned(name, site.value.name, users),))
+        except Unfit:
+            outer = _outer(survey, site)
+            if outer is not None:
+                return insertion(survey, outer, ordinal, edit, layer, names)
+            if not _only_child(survey, site):
+                raise
+            followed = _last_layer_of(site)
+        else:
+            names[site.host].add(name)
+            return RewriteForward(layer, site.value.name, users, ordinal), site.host, name
+    name = _free_name(followed, edit, site.role, names[followed])
+    behind(survey, followed, (name,))
+    names[followed].add(name)
+    return AppendBehind(layer), followed, name
+
+
+def _outer(survey: Survey, site: Site) -> Site | None:
+    """The same activation where the host is called, if it is all that the host returns and the one call of it."""
+    users = site.users or tuple(site.value.users)
+    caller = survey.callers.get(site.host)
+    whole = [user.op for user in users] == ["output"] and users[0].args[0] is site.value
+    if caller is None or not whole or not _in_one_place(survey, site.host) or isinstance(caller[0], nn.Sequential):
+        return None
+    return replace(site, host=caller[0], value=caller[2], users=())
 
 
 def _followed(survey: Survey, site: Site) -> nn.Module | None:
@@ -59,20 +84,12 @@ def _followed(survey: Survey, site: Site) -> nn.Module | None:
     chain = type(site.host).forward is nn.Sequential.forward
     if chain and site.value.op != "call_module":
         raise Unfit("a Sequential has no place before its first child; operate on the module that calls it")
-    if not chain and not (_other_ways_in(survey, site.host) and _only_child(survey, site)):
+    if not chain:
         return None
     layer = _last_layer_of(site)
     if not _in_one_place(survey, layer):
         raise Unfit(f"the {type(layer).__name__} it would follow is used in several places")
     return layer
-
-
-def _other_ways_in(survey: Survey, host: nn.Module) -> tuple[str, ...]:
-    key = ("entrances", host)
-    if key not in survey.memo:
-        traced = survey.trace(host)
-        survey.memo[key] = entrances(host, traced) if isinstance(traced, Trace) else ()
-    return survey.memo[key]
 
 
 def _only_child(survey: Survey, site: Site) -> bool:
@@ -107,7 +124,7 @@ def _free_name(host: nn.Module, edit: Insert, role: str, names: set[str]) -> str
     return next(name for name in candidates if free(name))
 
 
-def notes_on(survey: Survey, host: nn.Module, change: Change) -> tuple[str, ...]:
+def notes_on(survey: Survey, host: nn.Module, change: Change, name: str) -> tuple[str, ...]:
     """What a user should know about an edit of this host."""
     notes = []
     mounts, calls = survey.mounts[host], survey.probe.calls.get(host, 0)
@@ -115,9 +132,12 @@ def notes_on(survey: Survey, host: nn.Module, change: Change) -> tuple[str, ...]
         notes.append(f"mounted at {', '.join(mounts)}: one host, edited once")
     if calls > 1:
         notes.append(f"called {calls} times in one forward: one host, edited once")
-    others = _other_ways_in(survey, host) if isinstance(change, RewriteForward) else ()
+    others: tuple[str, ...] = ()
+    if isinstance(change, RewriteForward):
+        others = with_layers(survey, host, (Planned(name, change.value, change.users),)).without
     if others:
-        notes.append(f"{type(host).__name__}.{', '.join(others)} called on its own runs these layers without the node")
+        kind = original_class(type(host)).__name__
+        notes.append(f"where {kind}.{', '.join(others)} is called in place of forward, this layer is skipped")
     return tuple(notes)
 
 
@@ -126,51 +146,3 @@ def last_layer(module: nn.Module) -> nn.Module:
     while type(module).forward is nn.Sequential.forward and len(module._modules):
         module = list(module.children())[-1]
     return module
-
-
-def entrances(host: nn.Module, traced: Trace) -> tuple[str, ...]:
-    """The methods, other than ``forward``, that are meant to be called and run layers which ``forward`` runs.
-
-    Told by their name, as the libraries choose it (``forward_features``, ``forward_with_tap``); a private one counts
-    unless it is a part of ``forward``.
-    """
-    kind = base_of(host)
-    layers = {str(node.target).partition(".")[0] for node in traced.graph.nodes if node.op == "call_module"}
-    parts = _reached(kind, "forward")
-    return tuple(
-        name
-        for name in dir(kind)
-        if "forward" in name
-        and name != "forward"
-        and not hasattr(nn.Module, name)
-        and not (name.startswith("_") and name in parts)
-        and any(layers & _names(kind, method) for method in {name, *_reached(kind, name)})
-    )
-
-
-def _reached(kind: type, method: str) -> set[str]:
-    """The methods that a method calls, directly or not."""
-    reached: set[str] = set()
-    pending = [method]
-    while pending:
-        called = {name for name in _names(kind, pending.pop()) if _code(kind, name) is not None} - reached
-        reached |= called
-        pending.extend(called)
-    return reached - {method}
-
-
-def _names(kind: type, method: str) -> set[str]:
-    code = _code(kind, method)
-    return set() if code is None else {name for part in _nested(code) for name in part.co_names}
-
-
-def _code(kind: type, method: str) -> types.CodeType | None:
-    function = inspect.unwrap(getattr(kind, method, None))  # type: ignore[arg-type]
-    return getattr(function, "__code__", None)
-
-
-def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _nested(constant)

@@ -7,25 +7,22 @@ projection might go is no place for a gate). A node that takes a socket needs no
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from torch import nn
 from torch.fx import Node
 
 from sesurgery.anatomy.layer_kinds import Child, drops
 from sesurgery.placement.sites import Site
-from sesurgery.tracing.fingerprint import fingerprint
+from sesurgery.recording.author_places import own_code
+from sesurgery.recording.recorder import Frame, record_call
+from sesurgery.rewriting.trial import filled
+from sesurgery.tracing.fingerprint import forward_kind
 from sesurgery.tracing.survey import Survey
-from sesurgery.tracing.trace import Case, Failure, Trace, trace_all
+from sesurgery.tracing.trace import Trace
 
 _MEANT = re.compile(r"(se|attn|att|attention|eca|ese|cbam|gate|squeeze_excit\w*)([_.]?\w*|\d*)", re.IGNORECASE)
-
-
-class _Probe(nn.Identity):
-    """Put into a ``None`` socket to see where it is called."""
 
 
 def socket_at(survey: Survey, site: Site, bare: bool = False) -> tuple[str, Trace] | None:
@@ -57,56 +54,45 @@ def empty_sockets(survey: Survey, host: nn.Module) -> Iterator[tuple[str, Trace,
             name = str(node.target)
             if "." not in name and (chain or _MEANT.fullmatch(name)) and len(node.args) == 1:
                 yield name, traced, node
-    for name in _nones(traced):
-        probed = _probes(survey).get((fingerprint(survey, host), name))
+    for name in _nones(host):
+        probed = _probe(survey, host, name)
         if probed is not None:
             yield name, *probed
 
 
-def _nones(traced: Trace) -> Iterator[str]:
-    """What a forward reads as ``None`` where attention is meant to go."""
-    return (name for name, value in traced.reads.items() if value is None and _MEANT.fullmatch(name))
+def _nones(host: nn.Module) -> Iterator[str]:
+    """The attributes that are ``None``, are meant for attention, and that the host's own code names."""
+    fields = [name for name, value in (*host.__dict__.items(), *host._modules.items()) if value is None]
+    meant = [name for name in fields if _MEANT.fullmatch(name)]
+    if meant:
+        named = {name for code in own_code(host).values() for name in code.co_names}
+        yield from (name for name in meant if name in named)
 
 
-def _probes(survey: Survey) -> dict[tuple[str, str], tuple[Trace, Node] | None]:
-    """For each kind of host and each ``None`` in it: the trace with a probe there, and the node of its one call."""
-    if "probes" not in survey.memo:
-        kinds = {
-            (fingerprint(survey, host), name): (host, name)
-            for host, traced in survey.hosts()
-            for name in _nones(traced)
-        }
-        cases = [
-            Case(survey.probe.frames[host], around=functools.partial(filled, host, (name,)))
-            for host, name in kinds.values()
-        ]
-        found = trace_all(cases) if cases else []
-        survey.memo["probes"] = {
-            key: _called_once(traced, name) for (key, (_, name)), traced in zip(kinds.items(), found, strict=True)
-        }
-    return survey.memo["probes"]
+def _probe(survey: Survey, host: nn.Module, name: str) -> tuple[Trace, Node] | None:
+    """The trace of a host with a probe in an empty place, and the node of the probe's one call; once a kind of host."""
+    key = ("probe", forward_kind(survey, host), name)
+    if key not in survey.memo:
+        survey.memo[key] = None
+        frame = survey.frame(host)
+        if frame is not None:
+            with filled(host, (name,)):
+                again = _recorded(host, frame)
+            survey.memo[key] = None if again is None else _called_once(again, name)
+    return survey.memo[key]
 
 
-def _called_once(traced: Trace | Failure, name: str) -> tuple[Trace, Node] | None:
-    if not isinstance(traced, Trace):
-        return None
+def _recorded(host: nn.Module, frame: Frame) -> Trace | None:
+    try:
+        graph = record_call(host, frame).graph
+    except Exception:
+        return None  # with something in that place the forward asks for more than a call
+    return None if graph is None else Trace(graph)
+
+
+def _called_once(traced: Trace, name: str) -> tuple[Trace, Node] | None:
     calls = [node for node in traced.graph.nodes if node.op == "call_module" and node.target == name]
     return (traced, calls[0]) if len(calls) == 1 and len(calls[0].args) == 1 else None
-
-
-@contextlib.contextmanager
-def filled(host: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """A host whose sockets of these names hold something for a while, so that its forward calls them."""
-    fields, children = dict(host.__dict__), dict(host._modules)
-    try:
-        for name in names:
-            host.__dict__.pop(name, None)
-            host._modules[name] = _Probe()
-        yield
-    finally:
-        host.__dict__.update(fields)
-        host._modules.clear()
-        host._modules.update(children)
 
 
 def _at_site(site: Site, traced: Trace, call: Node) -> bool:

@@ -10,7 +10,8 @@ from torch import nn
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.errors import NothingMatchedError
 from sesurgery.plans import Skip
-from sesurgery.tracing.survey import Survey, has_own_forward
+from sesurgery.recording.recorder import has_own_forward
+from sesurgery.tracing.survey import Survey
 
 
 def nothing_matched(recipe: str, model: str, anatomy: Anatomy, skips: Sequence[Skip]) -> NothingMatchedError:
@@ -22,12 +23,7 @@ def nothing_matched(recipe: str, model: str, anatomy: Anatomy, skips: Sequence[S
         miss = f"nearest miss: {first.path or 'the model'}{more}: {reason}"
     else:
         kinds = sorted({f"{merge.kind} {merge.op}" for merge in anatomy.reported_merges()})
-        untraced = anatomy.survey.untraced()
         miss = f"the model has {', '.join(kinds) if kinds else 'no merges'}"
-        if untraced:
-            first, count = untraced[0], len(untraced)
-            such = f"{count} modules could not be traced, such as" if count > 1 else "could not be traced:"
-            miss += f"; {such} {first.path or 'the model itself'}: {first.reason}"
         whole = _left_whole(anatomy.survey)
         if whole:
             miss += f"; torch's own {', '.join(whole)}: left whole, no sites inside"

@@ -112,7 +112,7 @@ def _absent_stages(stages: str, anatomy: Anatomy) -> InputError | None:
 
 def folded(diffs: Sequence[Diff]) -> tuple[Diff, ...]:
     """Equal hosts under one diff."""
-    paths: dict[tuple[str, str, str], list[str]] = {}
+    paths: dict[Diff, list[str]] = {}
     for diff in diffs:
-        paths.setdefault((diff.cls, diff.before, diff.after), []).extend(diff.paths)
-    return tuple(Diff(tuple(group), *key) for key, group in paths.items())
+        paths.setdefault(replace(diff, paths=()), []).extend(diff.paths)
+    return tuple(replace(diff, paths=tuple(group)) for diff, group in paths.items())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor as is_wrapped
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.dropout import _DropoutNd as Dropout
@@ -33,10 +34,12 @@ __all__ = [
     "MaxPool",
     "NormBase",
     "TorchDispatchMode",
+    "is_wrapped",
     "packet",
     "pytree",
     "same_convolution",
     "set_border",
+    "storage_of",
     "viewed",
 ]
 
@@ -71,3 +74,8 @@ def set_border(conv: Conv, sides: Sequence[int]) -> None:
 def same_convolution(kind: type[Conv], other: type[Conv]) -> bool:
     """Whether two classes convolve by the same code."""
     return kind.forward is other.forward and kind._conv_forward is other._conv_forward
+
+
+def storage_of(tensor: Tensor) -> int:
+    """The memory that a tensor shares with its views, as a number; also on ``meta``, where no address tells it."""
+    return tensor.untyped_storage()._cdata

@@ -9,6 +9,7 @@ What counts as no FLOPs (norms, additions, copies) is named with its number of e
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from sesurgery.plans import Cost
 from sesurgery.recording.channel_axes import propagate
 from sesurgery.recording.compat import TorchDispatchMode, packet
 from sesurgery.recording.fast_shapes import quick_result
+from sesurgery.recording.nested import tensors_in
 
 _MAC_KINDS = {"convolution": "conv", "_convolution": "conv", "addmm": "linear", "mm": "linear"}
 _POOL = frozenset(
@@ -46,6 +48,36 @@ _FREE = frozenset(
 )
 
 
+class Origins:
+    """What each tensor was computed from, as the dispatcher saw it: the way back from what no mode sees."""
+
+    def __init__(self) -> None:
+        self._produced: dict[int, tuple[Any, Any]] = {}
+
+    def note(self, args: Any, output: Any) -> None:
+        """An operation computed ``output`` from ``args``."""
+        if isinstance(output, torch.Tensor):
+            if output.is_meta:  # else the numbers of a whole forward would stay in memory
+                self._produced[id(output)] = (output, args)
+        elif isinstance(output, (list, tuple)):
+            for item in output:
+                self.note(args, item)
+
+    def of(self, tensor: torch.Tensor, known: Mapping[int, Any]) -> list[torch.Tensor]:
+        """The nearest tensors among ``known`` that ``tensor`` was computed from."""
+        sources: dict[int, torch.Tensor] = {}
+        pending, seen = [tensor], {id(tensor)}
+        while pending:
+            entry = self._produced.get(id(pending.pop()))
+            for source in tensors_in(entry[1]) if entry is not None else ():
+                if id(source) in known:
+                    sources[id(source)] = source
+                elif id(source) not in seen:
+                    seen.add(id(source))
+                    pending.append(source)
+        return list(sources.values())
+
+
 class CountingMode(TorchDispatchMode):
     """Counts the operations that run under it and, unless told not to, labels the channel axes of what they give.
 
@@ -59,6 +91,7 @@ class CountingMode(TorchDispatchMode):
         self.labels = labels
         self.items: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
+        self.origins = Origins()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operation = packet(func)
@@ -69,6 +102,7 @@ class CountingMode(TorchDispatchMode):
         self._count(operation, name, args, kwargs or {}, output)
         if self.labels:
             propagate(name, args, output)
+            self.origins.note(args, output)
         return output
 
     def _count(self, operation: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:

@@ -7,7 +7,6 @@ The copy lies on the ``meta`` device, so it costs no memory and no arithmetic, a
 from __future__ import annotations
 
 import copy
-import functools
 from collections import OrderedDict
 from typing import Any
 
@@ -67,7 +66,6 @@ def _refuse_scripts(model: nn.Module) -> None:
             )
 
 
-@functools.cache
 def _is_plain(kind: type[nn.Module]) -> bool:
     """Whether a deep copy of such a module is a new object with copies of its state, for want of another way."""
     special = ("__deepcopy__", "__getnewargs__", "__getnewargs_ex__")

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import sys
+import types
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
 
+import torch
 from torch import nn
+
+from sesurgery.recording.author_places import functions_of
 
 TABLES = frozenset(("_parameters", "_buffers", "_modules"))
 _HOOKS = frozenset(nn.Module().__dict__) - TABLES - {"training"}
 _ABSENT = object()
+_BOXES = (list, dict, set, deque)
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Attributes:
             (module, name, box, _contents(box))
             for module, held in self._held
             for name in held.keys() - _HOOKS
-            if isinstance(box := held[name], (list, dict, set))
+            if isinstance(box := held[name], _BOXES)
         ]
 
     def changes(self) -> Iterator[Change]:
@@ -87,4 +95,50 @@ def _same(box: Any, old: Any) -> bool:
 def _put_back(box: Any, old: Any) -> None:
     if not _same(box, old):
         box.clear()
-        box.extend(old) if isinstance(box, list) else box.update(old)
+        box.update(old) if isinstance(box, (dict, set)) else box.extend(old)
+
+
+@contextlib.contextmanager
+def undisturbed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Whatever a forward draws or collects meanwhile, afterwards all is as it was.
+
+    Kept are the random states of torch (CPU), Python and NumPy, and the contents of lists, dicts, sets and deques that
+    the code of the modules' classes reaches: module-level ones, class attributes, mutable defaults, closures.
+    """
+    states = torch.get_rng_state(), random.getstate()
+    numpy: Any = sys.modules.get("numpy")
+    drawn = None if numpy is None else numpy.random.get_state()
+    boxes = [(box, _contents(box)) for box in _reachable({type(module) for module in modules})]
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        if numpy is not None:
+            numpy.random.set_state(drawn)
+        for box, contents in boxes:
+            _put_back(box, contents)
+
+
+def _reachable(kinds: Iterable[type]) -> list[Any]:
+    """The containers that the code of some classes may write into."""
+    boxes: dict[int, Any] = {}
+    for kind in kinds:
+        for base in kind.__mro__:
+            if base.__module__.startswith("torch.") or base is object:
+                continue
+            held = [value for name, value in vars(base).items() if not name.startswith("__")]
+            boxes.update((id(value), value) for value in held if isinstance(value, _BOXES))
+        for function in functions_of(kind):
+            boxes.update((id(value), value) for value in _held_by(function) if isinstance(value, _BOXES))
+    return list(boxes.values())
+
+
+def _held_by(function: types.FunctionType) -> Iterator[Any]:
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a cell that is empty yet
+            yield cell.cell_contents
+    space = function.__globals__
+    yield from (space[name] for name in function.__code__.co_names if name in space)

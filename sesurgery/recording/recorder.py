@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import functools
+import inspect
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import Graph
 
 from sesurgery.plans import Cost
-from sesurgery.recording.channel_axes import assume, copy_labels, mark_activation
+from sesurgery.recording.author_places import place_in
+from sesurgery.recording.channel_axes import assume, mark_activation
 from sesurgery.recording.costs import CountingMode, parameters
-from sesurgery.recording.meta_copy import to_meta
-from sesurgery.recording.module_state import kept
+from sesurgery.recording.module_state import kept, undisturbed
 from sesurgery.recording.nested import map_tensors, tensors_in
+from sesurgery.recording.operations import (
+    HostGraph,
+    OperationsMode,
+    another_name,
+    flat_tensors,
+    light,
+    opaque,
+    version_of,
+)
 
 
 @dataclass
 class Frame:
-    """One call of a module: ``module(*args, **kwargs) -> output`` and the calls its forward made, in order."""
+    """One call of a module: ``module(*args, **kwargs) -> output`` and the calls its forward made, in order.
+
+    Attributes:
+        graph: what the module's own code did between the calls of its children, ``node.meta`` of each node holding
+            ``val`` (what it gave), ``place`` (in the author's source) and ``writes`` (nodes whose tensors it wrote
+            into). None for torch's own layers.
+        writes: whether the call wrote into its arguments.
+    """
 
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any = None
     children: list[Frame] = field(default_factory=list)
+    graph: Graph | None = None
+    writes: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,96 +73,239 @@ class Probe:
 def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True, device: bool = True) -> Probe:
     """Run ``model(*args)`` once in eval mode, without gradients, and record every call.
 
-    ``labels=False`` leaves the channel axes out, for a pass that is only about costs. ``device=False`` leaves tensors
-    that a forward makes without naming a device where torch makes them, which is quicker and seldom matters.
+    ``labels=False`` leaves the channel axes and the operations out, for a pass that is only about costs.
+    ``device=False`` leaves tensors that a forward makes without naming a device where torch makes them, which is
+    quicker and seldom matters.
 
-    The model is a private one (a twin): hooks are added to it and taken away again, and what its forward keeps in
-    attributes (a cache, a counter) is put back. Activations are kept on ``meta``.
+    The model is a private one (a twin). What its forward keeps in attributes (a cache, a counter) is put back.
+    Activations are kept on ``meta``.
     """
-    recorder = _Recorder()
-    mode = CountingMode(labels)
+    counting = CountingMode(labels)
+    recorder = Recorder(counting, operations=labels)
     model.eval()
     for leaf in tensors_in(args):
         mark_activation(leaf)
         assume(leaf, 1 if leaf.ndim >= 3 and leaf.is_floating_point() else None)
-    modules = list(model.modules())
-    with kept(modules), recorder.attached(modules), torch.no_grad(), _on_device(args if device else ()), mode:
-        model(*args)
+    root = recorder.record(model, args, {}, _on_device(args if device else ()))
     frames: dict[nn.Module, Frame] = {}
     calls: dict[nn.Module, int] = {}
     memory = 0
-    for frame in _walk(recorder.root):
+    for frame in walk(root):
         frames.setdefault(frame.module, frame)
         calls[frame.module] = calls.get(frame.module, 0) + 1
         if not frame.children:
             memory += sum(leaf.numel() * leaf.element_size() for leaf in tensors_in(frame.output))
-    return Probe(recorder.root, frames, calls, mode.cost(parameters(model), memory))
+    return Probe(root, frames, calls, counting.cost(parameters(model), memory))
 
 
-def run_host(module: nn.Module, frame: Frame) -> Any:
-    """What ``module`` gives for the arguments of a recorded call, without gradients."""
-    try:
-        with torch.no_grad(), CountingMode(labels=False):
-            return module(*frame.args, **frame.kwargs)
-    except Exception:
-        with torch.no_grad(), torch.device("meta"):
-            return module(*frame.args, **frame.kwargs)
+def record_call(module: nn.Module, frame: Frame) -> Frame:
+    """The call of ``frame`` once more, recorded on the module as it is now, in the mode that it is in.
 
-
-class _Recorder:
-    """Builds the call tree from forward hooks."""
-
-    def __init__(self) -> None:
-        self.stack: list[Frame] = []
-        self.root: Frame = None  # type: ignore[assignment]
-
-    @contextlib.contextmanager
-    def attached(self, modules: Iterable[nn.Module]) -> Iterator[None]:
-        handles = []
-        for module in modules:
-            handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(self._leave))
+    The children that ``frame`` calls answer as they did then, so that only the module's own code runs.
+    """
+    for device in (contextlib.nullcontext(), torch.device("meta")):
+        recorder = Recorder(CountingMode(), True)
+        recorder.answers = answers_of(frame)
         try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+            args, kwargs = map_tensors(lambda tensor: tensor, (frame.args, frame.kwargs))  # in containers of their own
+            return recorder.record(module, args, kwargs, device)
+        except Exception as error:
+            failure = error
+    raise failure
 
-    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+
+def record_within(model: nn.Module, args: tuple[Any, ...], module: nn.Module) -> Frame:
+    """The first call of ``module`` while ``model(*args)`` runs whole: for a forward that looks at values.
+
+    Raises:
+        KeyError: it is not called.
+    """
+    root = Recorder(CountingMode(), True).record(model, args, {}, _on_device(args))
+    for frame in walk(root):
+        if frame.module is module:
+            return frame
+    raise KeyError(type(module).__name__)
+
+
+class Recorder:
+    """Builds the tree of calls. For the time of a forward each module answers its calls through :meth:`_called`."""
+
+    def __init__(self, counting: CountingMode, operations: bool) -> None:
+        self.counting = counting
+        self.frames: list[Frame] = []
+        self.graphs: list[HostGraph | None] = []
+        self.root: Frame | None = None
+        self.mode = OperationsMode(counting.origins) if operations else None
+        self.thread = threading.get_ident()
+        self.answers: dict[nn.Module, deque[Frame]] = {}
+
+    def record(
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        around: contextlib.AbstractContextManager[Any],
+    ) -> Frame:
+        """Run ``model(*args, **kwargs)`` without gradients and record it. What modules hold is put back."""
+        modules = list(model.modules())
+        with undisturbed(modules), kept(modules):
+            for module in modules:
+                forward = module.forward
+                called = functools.partial(self._called, module, forward)
+                module.__dict__["forward"] = functools.update_wrapper(called, forward)
+            with torch.no_grad(), around, self.counting, self.mode or contextlib.nullcontext():
+                model(*args, **kwargs)
+        assert self.root is not None
+        return self.root
+
+    def _called(self, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
         frame = Frame(module, light(args), light(kwargs))
-        if self.stack:
-            self.stack[-1].children.append(frame)
+        caller = self.graphs[-1] if self.graphs else None
+        self._push(frame, forward, args, kwargs)
+        inputs = flat_tensors((args, kwargs))
+        versions = [version_of(tensor) for tensor in inputs]
+        known = self._answer(frame)
+        try:
+            output = forward(*args, **kwargs) if known is None else map_tensors(another_name, known.output)
+        except BaseException:
+            self._pop()
+            raise  # the caller may catch it and go another way: then the call is no part of what it does
+        changed = [tensor for tensor, old in zip(inputs, versions, strict=True) if version_of(tensor) != old]
+        frame.writes = bool(changed)
+        if not changed:
+            output = _renamed(output, inputs)
+        graph = self._pop()
+        if graph is not None:
+            graph.close(output, self.counting.origins)
+        frame.output = light(output)
+        if caller is not None:
+            self._note(caller, frame, (args, kwargs), output, changed)
+        if self.frames:
+            self.frames[-1].children.append(frame)
         else:
             self.root = frame
-        self.stack.append(frame)
+        return output
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.stack.pop().output = light(output)
+    def _push(self, frame: Frame, forward: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        graph = None
+        if self.mode is not None and _is_host(forward):
+            graph = HostGraph(frame.module, _arguments(forward, args, kwargs), _BOUNDARY)
+            frame.graph = graph.graph
+        self.frames.append(frame)
+        self.graphs.append(graph)
+        if self.mode is not None:
+            self.mode.current = graph
+
+    def _answer(self, frame: Frame) -> Frame | None:
+        """The recorded call that stands for a call of a child; None where it has to run."""
+        answers = self.answers.get(frame.module) if len(self.frames) == 2 else None
+        if not answers:
+            return None
+        known = answers.popleft()
+        alike = not known.writes and _sizes((frame.args, frame.kwargs)) == _sizes((known.args, known.kwargs))
+        return known if alike else None
+
+    def _pop(self) -> HostGraph | None:
+        self.frames.pop()
+        graph = self.graphs.pop()
+        if self.mode is not None:
+            self.mode.current = self.graphs[-1] if self.graphs else None
+        return graph
+
+    def _note(self, caller: HostGraph, frame: Frame, given: Any, output: Any, changed: list[torch.Tensor]) -> None:
+        """The call as a node of its caller's graph."""
+        origins = self.counting.origins
+        args = tuple(caller.argument(value, origins) for value in given[0])
+        kwargs = {key: caller.argument(value, origins) for key, value in given[1].items()}
+        path = caller.path_of(frame.module)
+        if path is None:
+            node = caller.graph.call_function(opaque, (*args, *kwargs.values()))
+        else:
+            node = caller.graph.call_module(path, args, kwargs)
+        node.meta.update(val=frame.output, place=place_in(sys._getframe(2), _BOUNDARY, caller.own), call=frame)
+        if changed:
+            node.meta["writes"] = tuple(caller.node_of(tensor, origins) for tensor in changed)
+        returned = {id(tensor) for tensor in flat_tensors(output)}
+        for tensor in changed:
+            before = caller.node_of(tensor, origins)
+            caller.wrote([tensor], node)
+            if id(tensor) not in returned:
+                caller.bind(tensor, before)
+                caller.writers[id(tensor)] = node
+        caller.bind(output, node)
 
 
-def light(value: Any) -> Any:
-    """The value with its tensors on ``meta``, labels kept, in new containers: a forward may go on filling its own."""
-    if isinstance(value, torch.Tensor):
-        return _light_tensor(value)
-    if not value or (
-        isinstance(value, tuple) and all(isinstance(item, torch.Tensor) and item.is_meta for item in value)
-    ):
-        return value
-    return map_tensors(_light_tensor, value)
+_BOUNDARY = Recorder._called.__code__
 
 
-def _light_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_meta:
-        return tensor
-    light = to_meta(tensor)
-    copy_labels(tensor, light)
-    return light
+def answers_of(frame: Frame) -> dict[nn.Module, deque[Frame]]:
+    """The calls that ``frame`` made, by module, in order."""
+    answers: dict[nn.Module, deque[Frame]] = {}
+    for child in frame.children:
+        answers.setdefault(child.module, deque()).append(child)
+    return answers
 
 
-def _walk(frame: Frame) -> Iterator[Frame]:
+def _sizes(value: Any) -> list[torch.Size]:
+    return [tensor.shape for tensor in flat_tensors(value)]
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a module's forward is code of the model's author: neither torch's own nor that of a Sequential."""
+    return _is_authors(_function(module.forward)) and type(module).forward is not nn.Sequential.forward
+
+
+def _is_host(forward: Callable[..., Any]) -> bool:
+    """Whether the operations of a forward are noted: its author's, or a Sequential's."""
+    function = _function(forward)
+    return function is nn.Sequential.forward or _is_authors(function)
+
+
+def _is_authors(function: Any) -> bool:
+    return not (getattr(function, "__module__", "") or "").startswith(("torch.nn.", "torch.ao."))
+
+
+def _function(forward: Any) -> Any:
+    return getattr(forward, "__func__", forward)
+
+
+def _arguments(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The arguments of a call with the names of the parameters that take them."""
+    names, rest = _parameters(_function(forward), hasattr(forward, "__self__"))
+    for index, value in enumerate(args):
+        yield (names[index] if index < len(names) else f"{rest}_{index - len(names)}"), value
+    yield from kwargs.items()
+
+
+@functools.lru_cache(maxsize=4096)
+def _parameters(function: Any, bound: bool) -> tuple[tuple[str, ...], str]:
+    """Names of the positional parameters, and of the one that takes what is left."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[int(bound) :]
+    except (TypeError, ValueError):
+        return (), "args"
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = tuple(parameter.name for parameter in parameters if parameter.kind in plain)
+    return names, next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), "args")
+
+
+def _renamed(output: Any, inputs: list[torch.Tensor]) -> Any:
+    """An output in which each tensor that was an input is another object, so that the two can be told apart."""
+    known = {id(tensor) for tensor in inputs}
+    if isinstance(output, torch.Tensor):
+        return another_name(output) if id(output) in known else output
+    if not known or not any(id(tensor) in known for tensor in flat_tensors(output)):
+        return output
+    return map_tensors(lambda tensor: another_name(tensor) if id(tensor) in known else tensor, output)
+
+
+def walk(frame: Frame) -> Iterator[Frame]:
+    """A call and all calls inside it, in the order in which they began."""
     yield frame
     for child in frame.children:
-        yield from _walk(child)
+        yield from walk(child)
 
 
 def _on_device(args: tuple[Any, ...]) -> contextlib.AbstractContextManager[Any]:

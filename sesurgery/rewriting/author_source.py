@@ -11,6 +11,7 @@ import ast
 import functools
 import inspect
 import linecache
+import sys
 import tokenize
 import types
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from typing import NamedTuple
 from sesurgery.errors import Unfit
 from sesurgery.operating.compiled_method import (
     Definition,
+    EditedMethod,
     code_like,
     definitions,
     functions_in,
@@ -264,3 +266,19 @@ def _lambda_texts(code: types.CodeType, lines: Sequence[str]) -> Iterator[tuple[
 
 def _whole(text: str) -> str:
     return text if text.endswith("\n") else text + "\n"
+
+
+def text_of(method: EditedMethod) -> Method:
+    """The author's text of a method that was edited. Raises ``Unfit`` where it is not to be had any more."""
+    raw = vars(method.owner).get(method.attribute)
+    function = next((each for each in functions_in(raw) if each.__code__.co_qualname == method.qualname), None)
+    if function is None:
+        raise Unfit(f"{method.owner.__qualname__} has no method {method.attribute}")
+    return read_method(method.owner, function.__code__)
+
+
+def shown_file(filename: str) -> str:
+    """A file's name as people know it: below the folder that Python imports it from."""
+    folders = sorted((folder for folder in sys.path if folder), key=len, reverse=True)
+    folder = next((folder for folder in folders if filename.startswith(folder.rstrip("/") + "/")), "")
+    return filename[len(folder.rstrip("/")) + 1 :] if folder else filename

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 
 from sesurgery.errors import Unfit
+from sesurgery.operating.graph_modules import GraphCall
+from sesurgery.recording.author_places import Place
+from sesurgery.rewriting.author_source import Span, read_method
+from sesurgery.rewriting.validation import Insertion
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def bypassed(graph: Graph, bypasses: Sequence[Bypass]) -> Graph:
     """A copy of a graph without some gates and without all that only they needed."""
     copied = copy_graph(graph)
     nodes = {node.name: node for node in copied.nodes}
-    for bypass in bypasses:
+    order = {name: index for index, name in enumerate(nodes)}
+    for bypass in sorted(bypasses, key=lambda bypass: -order[bypass.product]):  # a gate may gate another one's product
         product, gated = nodes[bypass.product], nodes[bypass.gated]
         instead = gated
         if bypass.name is not None:
@@ -96,3 +102,25 @@ def _erase(graph: Graph, last: Node, keep: Node) -> None:
             continue
         pending.extend(node.all_input_nodes)
         graph.erase_node(node)
+
+
+def calls_in(host: GraphModule, record: Graph, insertions: Sequence[Insertion]) -> tuple[GraphCall, ...]:
+    """The insertions in terms of a GraphModule's own nodes. Raises ``Unfit``."""
+    nodes = {node.name: node for node in record.nodes}
+
+    def own(name: str) -> str:
+        node = nodes[name]
+        if node.op in ("placeholder", "output"):
+            return str(node.target)
+        place: Place | None = node.meta.get("place")
+        span = None if place is None else place.span
+        if place is None or span is None:
+            raise Unfit("its graph has no node of that place")
+        syntax = read_method(type(host), place.code).syntax
+        at = syntax.expression_at(Span(*span))
+        statement = None if at is None else syntax.statement_of(at)
+        if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+            raise Unfit(f"{place} is no node of its graph")
+        return statement.targets[0].id
+
+    return tuple(GraphCall(each.name, own(each.value), tuple(map(own, each.users))) for each in insertions)

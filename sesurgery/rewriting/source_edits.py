@@ -76,13 +76,21 @@ class Keep:
 
 
 @dataclass(frozen=True)
+class InPlaceOf:
+    """``target = self.name(target)`` in the place of the simple statement at ``span``, which sets ``target``."""
+
+    span: Span
+    name: str
+
+
+@dataclass(frozen=True)
 class Delete:
     """The simple statement at ``span`` goes."""
 
     span: Span
 
 
-Edit = Wrap | Behind | Share | Entry | Replace | Keep | Delete
+Edit = Wrap | Behind | Share | Entry | Replace | Keep | Delete | InPlaceOf
 
 
 def edited(method: Method, edits: Sequence[Edit]) -> EditedMethod:
@@ -313,6 +321,12 @@ def _keep(editor: _Editor, edit: Keep) -> None:
     editor.text.keep(span_of(node), span_of(part), parentheses)
 
 
+def _in_place_of(editor: _Editor, edit: InPlaceOf) -> None:
+    statement = editor.statement(edit.span)
+    target = _only_target(editor, statement)
+    editor.text.replace(span_of(statement), f"{target} = {editor.call(edit.name)}({target})")
+
+
 def _delete(editor: _Editor, edit: Delete) -> None:
     editor.deleted.append(editor.statement(edit.span))
 
@@ -325,6 +339,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     Replace: _replace,
     Keep: _keep,
     Delete: _delete,
+    InPlaceOf: _in_place_of,
 }
 
 

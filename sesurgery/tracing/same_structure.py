@@ -21,9 +21,7 @@ _PLAIN = (
     types.FunctionType,
     types.BuiltinFunctionType,
 )
-_BOOKKEEPING = frozenset(
-    (*nn.Module().__dict__, "_sesurgery_reads", "_is_full_backward_hook", "_is_hf_initialized")
-) - {"training"}
+_BOOKKEEPING = frozenset((*nn.Module().__dict__, "_is_full_backward_hook", "_is_hf_initialized")) - {"training"}
 
 
 def structure(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
@@ -31,10 +29,24 @@ def structure(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
 
     None where an attribute cannot be compared. ``known`` keeps what was found before.
     """
+    described = _described(module, known)
+    return None if described is None else (described, _ties(module))
+
+
+def _described(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
     if module not in known:
         known[module] = None  # a module that holds itself is equal to none
         known[module] = _describe(module, known)
     return known[module]
+
+
+def _ties(module: nn.Module) -> tuple[int, ...]:
+    """Which of the modules and weights in a module are one object: for each place the first that holds it."""
+    first: dict[Any, int] = {}
+    places = [part for _, part in module.named_modules(remove_duplicate=False)]
+    held = [*places, *(tensor for part in places for tensor in part._parameters.values())]
+    numbers = tuple(first.setdefault(id(item), index) for index, item in enumerate(held) if item is not None)
+    return () if len(first) == len(numbers) else numbers
 
 
 def _describe(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
@@ -48,7 +60,7 @@ def _describe(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
         plain.append((name, described))
     children = []
     for name, child in module._modules.items():
-        described = None if child is None else structure(child, known)
+        described = None if child is None else _described(child, known)
         if child is not None and described is None:
             return None
         children.append((name, described))

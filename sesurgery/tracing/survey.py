@@ -5,21 +5,21 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from sesurgery.errors import ModelError
-from sesurgery.plans import Cost, Untraced
+from sesurgery.plans import Cost
 from sesurgery.recording.channel_axes import labels
 from sesurgery.recording.compat import HOOKS
 from sesurgery.recording.meta_copy import to_meta, twin_of
 from sesurgery.recording.nested import map_tensors, nesting, tensors_in
-from sesurgery.recording.recorder import Frame, Probe, run
+from sesurgery.recording.recorder import Frame, Probe, has_own_forward, run
 from sesurgery.tracing.same_structure import structure
-from sesurgery.tracing.trace import LOCK, Case, Failure, Trace, chain, trace_all
+from sesurgery.tracing.trace import LOCK, Trace
 from sesurgery.words.paths import within
 from sesurgery.words.text import reason
 
@@ -45,8 +45,8 @@ class Survey:
     mounts: dict[nn.Module, tuple[str, ...]]
     body: nn.Module | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
-    _traces: dict[nn.Module, Trace | Failure | None] = field(default_factory=dict)
-    _known: dict[Any, Trace | Failure | None] = field(default_factory=dict)
+    _traces: dict[nn.Module, Trace | None] = field(default_factory=dict)
+    _known: dict[Any, Trace] = field(default_factory=dict)
     _structures: dict[nn.Module, Any] = field(default_factory=dict)
 
     @property
@@ -67,39 +67,25 @@ class Survey:
         """The first recorded call of ``module``; None where the forward never called it."""
         return self.probe.frames.get(module)
 
-    def trace(self, module: nn.Module) -> Trace | Failure | None:
-        """The one-level trace of ``module``: of its own forward, or of a Sequential's chain of children.
+    def trace(self, module: nn.Module) -> Trace | None:
+        """The first recorded call of ``module`` as a graph; None where it was never called or is a layer of torch.
 
-        None where it was never called or is a layer of torch.
+        Calls of equal modules with equal arguments share a trace, so that what is found in one serves all.
         """
         if module not in self._traces:
-            self._trace([module])
-        return self._traces.get(module)
-
-    def with_trace(self, module: nn.Module, traced: Trace) -> Survey:
-        """The same survey with another trace of one module."""
-        return replace(self, _traces={**self._traces, module: traced})
-
-    def _trace(self, modules: Iterable[nn.Module]) -> None:
-        """Trace what was called of ``modules`` in one go; calls of equal modules with equal arguments share a trace."""
-        waiting: dict[Any, list[nn.Module]] = {}
-        for module in modules:
             frame = self.frame(module)
-            if frame is None or module in self._traces:
-                continue
-            if not has_own_forward(module):
-                self._traces[module] = chain(frame)
-                continue
-            key = structure(module, self._structures)
-            known = module if key is None else (key, _signature(frame.args), _signature(frame.kwargs))
-            if known in self._known:
-                self._traces[module] = self._known[known]
-            else:
-                waiting.setdefault(known, []).append(module)
-        found = trace_all([Case(self.probe.frames[equal[0]]) for equal in waiting.values()]) if waiting else []
-        for (known, equal), traced in zip(waiting.items(), found, strict=True):
-            self._known[known] = traced
-            self._traces.update(dict.fromkeys(equal, traced))
+            self._traces[module] = None if frame is None or frame.graph is None else self._shared(frame)
+        return self._traces[module]
+
+    def _shared(self, frame: Frame) -> Trace:
+        assert frame.graph is not None
+        key = structure(frame.module, self._structures)
+        if key is None:
+            return Trace(frame.graph)
+        known = (key, _signature(frame.args), _signature(frame.kwargs))
+        if known not in self._known:
+            self._known[known] = Trace(frame.graph)
+        return self._known[known]
 
     def hosts(self) -> Iterator[tuple[nn.Module, Trace]]:
         """Every module whose own forward was called and could be traced, in the order of execution."""
@@ -107,10 +93,9 @@ class Survey:
 
     def chains_and_hosts(self) -> Iterator[tuple[nn.Module, Trace]]:
         """The hosts and the Sequentials, in the order of execution."""
-        self._trace(self.probe.frames)
         for module in self.probe.frames:
             traced = self.trace(module)
-            if isinstance(traced, Trace):
+            if traced is not None:
                 yield module, traced
 
     @functools.cached_property
@@ -134,14 +119,12 @@ class Survey:
             pending.extend(reversed(frame.children))
         return found
 
-    def untraced(self) -> tuple[Untraced, ...]:
-        """The modules that could not be traced, and why."""
-        failures = ((module, self.trace(module)) for module in self.probe.frames)
-        return tuple(
-            Untraced(self.paths.get(module, "?"), type(module).__name__, failure.reason)
-            for module, failure in failures
-            if isinstance(failure, Failure)
-        )
+    def different_calls(self, module: nn.Module) -> list[Frame]:
+        """The recorded calls of a module that differ in the nesting, shapes or labels of their arguments."""
+        calls: dict[Any, Frame] = {}
+        for frame in self.frames.get(module, ()):
+            calls.setdefault((_signature(frame.args), _signature(frame.kwargs)), frame)
+        return list(calls.values())
 
     @property
     def batch(self) -> int | None:
@@ -191,13 +174,6 @@ def survey(model: nn.Module, args: tuple[Any, ...], fresh: Callable[[], nn.Modul
             probe = _transplant(probe, twin)
     paths = {module: all_paths[0] for module, all_paths in mounts.items()}
     return Survey(twin, used, probe, paths, {module: tuple(names) for module, names in mounts.items()}, body)
-
-
-def has_own_forward(module: nn.Module) -> bool:
-    """Whether a module's forward is code of the model's author: neither torch's own nor that of a Sequential."""
-    forward = type(module).forward
-    owner = getattr(forward, "__module__", "") or ""
-    return forward is not nn.Sequential.forward and not owner.startswith(("torch.nn.", "torch.ao."))
 
 
 def _signature(value: Any) -> Any:

@@ -1,11 +1,13 @@
-"""Merges and their branches, found by dataflow."""
+"""What the trace of a forward shows: merges and their branches, gates, constants, and what it refuses."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import networks
 import pytest
 import torch
+from checks import check_same
 from networks import (
     Biased,
     Concat,
@@ -20,7 +22,6 @@ from networks import (
     PreActivation,
     Projected,
     Rep,
-    Residual,
     Scaled,
     Squeezed,
     Stacked,
@@ -69,12 +70,12 @@ def kinds(block: type[nn.Module]) -> list[str]:
         (Rep, ["symmetric", "symmetric"]),
         (Squeezed, ["identity", "gate"]),
         (Concat, ["concat"]),
-        (Residual, None),
+        (networks.Residual, None),
     ],
 )
 def test_kinds_of_merges(block: type[nn.Module], wanted: list[str] | None) -> None:
     if wanted is None:
-        block, wanted = lambda: Residual(8), ["identity"]  # type: ignore[assignment]
+        block, wanted = lambda: networks.Residual(8), ["identity"]  # type: ignore[assignment]
     assert kinds(block) == wanted
 
 
@@ -133,3 +134,27 @@ def test_parallel_branches_share_one_identity() -> None:
 def test_rep_blocks_have_no_identity() -> None:
     with pytest.raises(sesurgery.NothingMatchedError, match="none is the identity"):
         sesurgery.plan(OneBlock(Rep), "standard", example_input=torch.randn(1, 3, 8, 8))
+
+
+class LookingAtValues(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = networks.Residual(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.block(x)
+        return x + y if float(y.detach()[0, 0, 0, 0]) > 0 else x - 2 * y
+
+
+def test_a_host_that_looks_at_values_is_a_host_like_any_other() -> None:
+    image = torch.randn(1, 3, 8, 8)
+    model = networks.lively(OneBlock(LookingAtValues))
+    assert sesurgery.inspect(model, example_input=image).untraced == ()
+    surgery = sesurgery.apply(model, "standard", example_input=image, init="identity")
+    assert "block.block.se" in [edit.path for edit in surgery.plan.edits]
+    ways = set()
+    for seed in range(16):
+        image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 3
+        ways.add(float(model.eval().block.block(model.stem(image)).detach()[0, 0, 0, 0]) > 0)
+        check_same(model, surgery.model, image)
+    assert ways == {True, False}

@@ -83,7 +83,7 @@ def test_seresnet50_becomes_resnet50_bit_for_bit() -> None:
 def test_a_gate_written_in_a_forward_leaves_it() -> None:
     net = Net(Gated(8), Gated(8))
     surgery = removed(net, "attention")
-    assert [edit.route for edit in surgery.plan.edits] == ["graph", "graph"]
+    assert [edit.route for edit in surgery.plan.edits] == ["source", "source"]
     assert not gates(surgery.model)
     plain = Net(Short(8), Short(8))
     assert list(surgery.model.state_dict()) == list(plain.state_dict())
@@ -218,7 +218,7 @@ def test_nothing_changes_where_a_step_fails(monkeypatch: pytest.MonkeyPatch) -> 
 
     plan = removed(net, "attention").plan
     monkeypatch.setattr("sesurgery.planning.operation.perform", lambda model, actions: operate.perform(model, actions))
-    monkeypatch.setattr(operate, "operated_class", fail)
+    monkeypatch.setattr(operate, "edited_class", fail)
     with pytest.raises(RuntimeError):
         sesurgery.apply(net, plan, inplace=True, example_input=X)
     assert same_weights(net, kept)

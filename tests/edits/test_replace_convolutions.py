@@ -98,7 +98,7 @@ def test_a_plan_replays_from_json_and_refuses_another_network(shufflenet: nn.Mod
     assert same_weights(again.model, surgery.model)
     narrower = zoo.create(zoo.resolve("torchvision:shufflenet_v2_x0_5"))
     kept = copy.deepcopy(narrower)
-    with pytest.raises(StalePlanError, match="not the module that the plan was made for"):
+    with pytest.raises(StalePlanError, match="the forward of its host is not the one that the plan was made for"):
         sesurgery.apply(narrower, plan, inplace=True)
     assert same_weights(narrower, kept)
 

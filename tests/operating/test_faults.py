@@ -15,10 +15,11 @@ from torch import nn
 
 import sesurgery
 from sesurgery.errors import SurgeryError
-from sesurgery.operating import operated_class as generated
+from sesurgery.operating import edited_class as classes
 from sesurgery.operating import perform as operate
 from sesurgery.operating.backup import HOST_MARK, MODEL_MARK
 from sesurgery.planning import operation, rehearsal
+from sesurgery.rewriting import trial
 from sesurgery.substitutes import registry
 from sesurgery.tracing import survey
 
@@ -100,18 +101,31 @@ PLACES: dict[str, tuple[Any, str]] = {
     "looking": (rehearsal, "survey"),
     "dissecting": (rehearsal, "dissect"),
     "planning": (operation, "draft"),
-    "performing on the twin and its costs": (rehearsal, "perform"),
+    "performing on the twin": (rehearsal, "perform"),
     "running the twin": (survey, "run"),
-    "counting the costs": (rehearsal, "_check_shapes"),
+    "the cost of a layer": (rehearsal, "layer_cost"),
+    "adding up the costs": (rehearsal, "plus"),
     "a node on the twin or the model": (registry.Build, "__call__"),
     "performing": (operation, "perform"),
     "building all nodes": (operate, "_build"),
     "setting a child": (operate, "_set_child"),
-    "setting a forward": (operate, "_set_forward"),
+    "setting methods": (operate, "_set_methods"),
     "marking a host": (operate, "_mark"),
-    "making a class": (operate, "operated_class"),
-    "compiling a class": (generated, "_make_class"),
+    "asking for a class": (operate, "edited_class"),
+    "compiling a method": (classes, "compiled"),
+    "making a class": (classes, "_make_class"),
+    "becoming it": (operate, "become"),
+    "a trial on the twin": (trial, "edited_class"),
     "saying what was done": (operation, "describe"),
+}
+
+
+# The copy is operated on only where a second rule is to see what the first has done.
+TWO_RULES = {
+    "rules": [
+        {"insert": {"module": "se"}, "at": "before residual add"},
+        {"insert": {"module": "eca"}, "at": "end of backbone"},
+    ]
 }
 
 
@@ -125,10 +139,11 @@ def test_a_fault_at_any_step_leaves_the_model_as_it_was(name: str, after: bool) 
     before = snapshot(model)
     for step in range(1, 100):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(generated, "_CLASSES", {})
+            patch.setattr(classes, "_CLASSES", {})
             calls = inject(patch, PLACES[name], step, after=after)
             try:
-                operated = sesurgery.apply(model, "standard", inplace=True, example_input=torch.ones(1, 3, 8, 8))
+                recipe = TWO_RULES if name == "performing on the twin" else "standard"
+                operated = sesurgery.apply(model, recipe, inplace=True, example_input=torch.ones(1, 3, 8, 8))
             except FaultError:
                 assert_untouched(model, before)
                 continue
@@ -147,7 +162,7 @@ def assert_untouched_state(model: nn.Module, before: Any) -> None:
     assert not any(HOST_MARK in module.__dict__ for module in model.modules())
 
 
-@pytest.mark.parametrize("name", ["setting a child", "setting a forward", "saying what was done"])
+@pytest.mark.parametrize("name", ["setting a child", "setting methods", "saying what was done"])
 def test_a_fault_in_a_second_operation_keeps_the_first(name: str) -> None:
     model = sesurgery.apply(Branching(), "standard", example_input=torch.ones(1, 3, 8, 8)).model
     before = snapshot(model)

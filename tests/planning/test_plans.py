@@ -69,7 +69,7 @@ PLAN = Plan(
 def test_every_kind_of_change_comes_back_from_json_equal() -> None:
     assert Plan.from_json(PLAN.to_json()) == PLAN
     assert Plan.from_dict(dataclasses.asdict(PLAN)) == PLAN
-    assert [edit.route for edit in PLAN.edits] == ["socket", "graph", "behind", "child", "graph", "graph"]
+    assert [edit.route for edit in PLAN.edits] == ["socket", "source", "behind", "child", "source", "source"]
 
 
 def first_change(**fields: Any) -> Callable[[dict[str, Any]], object]:

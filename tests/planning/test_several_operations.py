@@ -70,6 +70,6 @@ def test_several_rules_compose_in_one_host() -> None:
 def test_socket_and_generated_forward_share_a_host() -> None:
     """One rule may fill ``se = None`` and rewrite the same forward; both nodes must be called."""
     surgery = sesurgery.apply(small_resnet(), recipe(se("after spatial conv")), input_size=SIZE)
-    assert {edit.route for edit in surgery.plan.edits} == {"socket", "graph"}
+    assert {edit.route for edit in surgery.plan.edits} == {"socket", "source"}
     surgery.model(torch.randn(2, *SIZE)).square().sum().backward()
     assert all(parameter.grad is not None for parameter in surgery.new_parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import random
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import sesurgery
 from sesurgery.errors import NothingMatchedError
+from sesurgery.recording.nested import tensors_in
 
 
 def run(model: nn.Module, x: Tensor) -> Tensor:
@@ -54,6 +56,39 @@ def check_operated(original: nn.Module, operated: nn.Module, x: Tensor) -> None:
     assert all(torch.equal(run(other, x), after) for other in copies)
     for other in copies:
         check_reverted(original, other)
+
+
+def check_same(original: nn.Module, operated: nn.Module, *args: Any, **kwargs: Any) -> None:
+    """Bit for bit the same under identity: outputs, gradients of the old parameters and buffers, in both modes.
+
+    Both models are run and keep what a run leaves in them, so what they count and cache can be compared afterwards.
+    """
+    for training in (False, True):
+        runs = [_run_once(model, training, args, kwargs) for model in (original, operated)]
+        (kind, leaves, grads), (other_kind, other_leaves, other_grads) = runs
+        assert kind is other_kind
+        assert len(leaves) == len(other_leaves)
+        for one, two in zip(leaves, other_leaves, strict=True):
+            assert torch.equal(one, two)
+            assert (one.dtype, one.requires_grad) == (two.dtype, two.requires_grad)
+        for name, grad in grads.items():
+            other = other_grads[name]
+            assert (grad is None) == (other is None), name
+            assert grad is None or torch.allclose(grad, other, rtol=1e-4, atol=1e-5), name
+    buffers = dict(operated.named_buffers())
+    assert all(torch.equal(value, buffers[name]) for name, value in original.named_buffers())
+
+
+def _run_once(model: nn.Module, training: bool, args: Any, kwargs: Any) -> tuple[type, list[Tensor], dict[str, Any]]:
+    torch.manual_seed(11)
+    random.seed(11)
+    model.train(training).zero_grad()
+    args, kwargs = copy.deepcopy((args, kwargs))
+    output = model(*args, **kwargs)
+    leaves = list(tensors_in(output))
+    if any(leaf.requires_grad for leaf in leaves):
+        sum(leaf.float().square().mean() for leaf in leaves if leaf.requires_grad).backward()  # type: ignore[union-attr]
+    return type(output), leaves, {name: each.grad for name, each in model.named_parameters()}
 
 
 def check_reverted(original: nn.Module, operated: nn.Module) -> None:

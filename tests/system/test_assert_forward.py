@@ -14,19 +14,18 @@ from sesurgery.testing import assert_forward
 
 RULE = {"insert": {"module": "eca"}, "at": "after residual add"}
 BEFORE = """
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         conv = self.conv(x)
         add = x + conv
         return add
 """
 AFTER = """
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
 
         conv = self.conv(x)
-        add = x + conv
+        add = self.eca(x + conv)
 
-        eca = self.eca(add)
-        return eca
+        return add
 """
 
 
@@ -87,13 +86,13 @@ def test_a_recipe_is_taken_by_name_with_options() -> None:
 
 def test_a_difference_is_shown_as_a_diff() -> None:
     with pytest.raises(AssertionError) as caught:
-        planned(Block(), BEFORE, AFTER.replace("self.eca(add)", "self.eca(conv)"))
+        planned(Block(), BEFORE, AFTER.replace("self.eca(x + conv)", "x + self.eca(conv)"))
     lines = str(caught.value).splitlines()
-    assert "-    eca = self.eca(conv)" in lines
-    assert "+    eca = self.eca(add)" in lines
+    assert "-    add = x + self.eca(conv)" in lines
+    assert "+    add = self.eca(x + conv)" in lines
     assert "     conv = self.conv(x)" in lines
     assert lines[0] == "the code after the change is not what was expected"
-    assert lines[-2:] == ["edits: insert eca (graph)", "forwards that change: '' (Block)"]
+    assert lines[-2:] == ["edits: insert eca (source)", "forwards that change: '' (Block)"]
     with pytest.raises(AssertionError, match="the code before the change") as caught:
         planned(Block(), "", AFTER)
     assert "after the change" not in str(caught.value)

@@ -147,21 +147,22 @@ PARTS = ("rexnet", "ghostnet")
 
 
 def test_node_sees_the_true_channel_axis(case: Case) -> None:
-    """The layer with weights that ran last before a node says how many channels there are, and on which axis."""
+    """The layer with weights that made what a node takes, or ran last before it, says how many channels there are."""
     model = case.ours
     layers = ((path, module) for path, module in model.named_modules() if width(module))
     nodes = {edit.path for edit in case.plan.edits}
-    last: list[tuple[int, nn.Module]] = []
+    last: list[tuple[int, Any]] = []
     seen: dict[str, tuple[int, torch.Size]] = {}
     handles = [
-        module.register_forward_hook(lambda module, args, output: last.append((width(module), module)))
+        module.register_forward_hook(lambda module, args, output: last.append((width(module), output)))
         for path, module in layers
         if not any(path.startswith(node + ".") for node in nodes)
     ]
     for node in nodes:
 
         def note(module: nn.Module, args: tuple[torch.Tensor, ...], node: str = node) -> None:
-            seen.setdefault(node, (last[-1][0], args[0].shape))
+            made = [channels for channels, output in last if output is args[0]]
+            seen.setdefault(node, (made[-1] if made else last[-1][0], args[0].shape))
 
         handles.append(model.get_submodule(node).register_forward_pre_hook(note))
     with torch.no_grad():

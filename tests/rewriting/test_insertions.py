@@ -1,12 +1,17 @@
-"""Rewritten forwards, read as text and run: before, after, and what stays alive."""
+"""Edited forwards, read as text and run: before, after, and what stays alive."""
 
 from __future__ import annotations
 
+import inspect
+import os
+import traceback
 from typing import Any
 
+import networks
 import pytest
 import torch
-from networks import Nested, OneBlock, Parallel, Parts, Projected, Scaled, Stacked, lively
+from checks import check_same
+from networks import Nested, OneBlock, Parallel, Parts, Projected, Scaled, Stacked
 from torch import Tensor, nn
 
 import sesurgery
@@ -15,15 +20,15 @@ from sesurgery.testing import assert_forward
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def rule(at: str, **node: Any) -> dict[str, Any]:
-    return {"name": "test", "rules": [{"insert": {"module": "se", "rd_channels": 2, **node}, "at": at}]}
+def rule(at: str, **layer: Any) -> dict[str, Any]:
+    return {"name": "test", "rules": [{"insert": {"module": "se", "rd_channels": 2, **layer}, "at": at}]}
 
 
 def diff(block: type[nn.Module], at: str) -> tuple[str, str]:
-    (found,) = sesurgery.plan(OneBlock(block), rule(at), example_input=IMAGE).diffs
-    assert found.cls == block.__name__
-    assert found.paths == ("block",)
-    return found.before, found.after
+    (change,) = sesurgery.plan(OneBlock(block), rule(at), example_input=IMAGE).diffs
+    assert change.cls == block.__name__
+    assert change.paths == ("block",)
+    return change.before, change.after
 
 
 class Simple(Parts):
@@ -32,104 +37,68 @@ class Simple(Parts):
 
 
 BEFORE = """
-def forward(self, x):
-    conv1 = self.conv1(x)
-    norm = self.norm(conv1)
-    add = norm + x
-    relu = torch.relu(add)
-    return relu
+def forward(self, x: Tensor) -> Tensor:
+    return torch.relu(self.norm(self.conv1(x)) + x)
 """
 AFTER = {
-    "before residual add": """
-def forward(self, x):
-    conv1 = self.conv1(x)
-    norm = self.norm(conv1)
-    se = self.se(norm)
-    add = se + x
-    relu = torch.relu(add)
-    return relu
-""",
-    "start of residual branch": """
-def forward(self, x):
-    se = self.se(x)
-    conv1 = self.conv1(se)
-    norm = self.norm(conv1)
-    add = norm + x
-    relu = torch.relu(add)
-    return relu
-""",
-    "on identity branch": """
-def forward(self, x):
-    se = self.se(x)
-    conv1 = self.conv1(x)
-    norm = self.norm(conv1)
-    add = norm + se
-    relu = torch.relu(add)
-    return relu
-""",
-    "after residual add": """
-def forward(self, x):
-    conv1 = self.conv1(x)
-    norm = self.norm(conv1)
-    add = norm + x
-    relu = torch.relu(add)
-    se = self.se(relu)
-    return se
-""",
+    "before residual add": "torch.relu(self.se(self.norm(self.conv1(x))) + x)",
+    "start of residual branch": "torch.relu(self.norm(self.conv1(self.se(x))) + x)",
+    "on identity branch": "torch.relu(self.norm(self.conv1(x)) + self.se(x))",
+    "after residual add": "self.se(torch.relu(self.norm(self.conv1(x)) + x))",
 }
 
 
 @pytest.mark.parametrize("at", AFTER)
 def test_forward_before_and_after(at: str) -> None:
-    plan = assert_forward(OneBlock(Simple), rule(at), BEFORE, AFTER[at], example_input=IMAGE)
+    after = BEFORE.replace("torch.relu(self.norm(self.conv1(x)) + x)", AFTER[at])
+    plan = assert_forward(OneBlock(Simple), rule(at), BEFORE, after, example_input=IMAGE)
     assert [(diff.cls, diff.paths) for diff in plan.diffs] == [("Simple", ("block",))]
+    first = Simple.forward.__code__.co_firstlineno
+    assert [(os.path.basename(diff.file), diff.line) for diff in plan.diffs] == [(os.path.basename(__file__), first)]
 
 
-def test_projection_is_left_of_the_node_on_the_identity() -> None:
-    _, after = diff(Projected, "on identity branch")
-    assert "norm = self.norm(project)\n    se = self.se(norm)" in after
-    assert "add = se + conv2" in after
+def test_projection_is_left_of_the_layer_on_the_identity() -> None:
+    before, after = diff(Projected, "on identity branch")
+    assert "return self.norm(self.project(x)) + self.branch(x)" in before
+    assert "return self.se(self.norm(self.project(x))) + self.branch(x)" in after
 
 
-def test_scalars_dropout_and_layer_scale_stay_behind_the_node() -> None:
+def test_scalars_dropout_and_layer_scale_stay_behind_the_layer() -> None:
+    """The end of the branch is the last layer, which a helper method calls: that method is what changes."""
     before, after = diff(Scaled, "before residual add")
-    assert "se = self.se(conv2)\n    mul = gamma * se" in after
-    assert "drop = self.drop(mul)" in after
-    assert after.count("*") == before.count("*") == 2
+    assert "def branch(self, x: Tensor)" in before
+    assert "return self.se(self.conv2(torch.relu(self.conv1(x))))" in after
 
 
 def test_stacked_sum() -> None:
     _, after = diff(Stacked, "before residual add")
-    assert "torch.stack([x, se])" in after
+    assert "self.se(self.conv2(" in after
+    _, after = diff(Stacked, "on identity branch")
+    assert "torch.stack([self.se(x), self.branch(x)]).sum(0)" in after
 
 
-def test_nested_residuals_get_a_node_each() -> None:
+def test_nested_residuals_get_a_layer_each() -> None:
     _, after = diff(Nested, "before residual add")
-    assert "se = self.se(third)\n    add = first + se\n    se_2 = self.se_2(add)\n    add_1 = x + se_2" in after
+    assert "y = self.se_2(y + self.se(self.third(torch.relu(self.second(y)))))\n    return x + y" in after
 
 
-def test_parallel_branches_get_a_node_each() -> None:
+def test_parallel_branches_get_a_layer_each() -> None:
     _, after = diff(Parallel, "before residual add")
-    assert "self.se(attn)" in after
-    assert "self.se_2(mlp)" in after
+    assert "return x + self.se(self.attn(y)) + self.se_2(self.mlp(y))" in after
     _, after = diff(Parallel, "on identity branch")
-    assert after.count("self.se") == 1
+    assert "return self.se(x) + self.attn(y) + self.mlp(y)" in after
 
 
 @pytest.mark.parametrize("at", ["before residual add", "start of residual branch", "on identity branch"])
 @pytest.mark.parametrize("block", [Simple, Projected, Scaled, Stacked, Nested, Parallel])
 def test_identity_keeps_every_bit(block: type[nn.Module], at: str) -> None:
-    model = lively(OneBlock(block))
+    model = networks.lively(OneBlock(block))
     operated = sesurgery.apply(model, rule(at, init="identity"), example_input=IMAGE).model
-    for training in (False, True):
-        torch.manual_seed(1)
-        wanted = model.train(training)(IMAGE)
-        torch.manual_seed(1)
-        assert torch.equal(operated.train(training)(IMAGE), wanted)
+    check_same(model, operated, IMAGE)
 
 
 def test_scalar_attribute_of_the_block_is_read_at_run_time() -> None:
-    model = lively(OneBlock(Scaled))
+    model = networks.lively(OneBlock(Scaled))
     operated = sesurgery.apply(model, rule("before residual add", init="identity"), example_input=IMAGE).model
     for net in (model, operated):
         net.block.alpha = 3.0
@@ -160,17 +129,18 @@ class Caller(nn.Module):
         return self.block(self.stem(x), **options)
 
 
-def test_defaults_stay_in_the_signature() -> None:
+def test_arguments_and_defaults_are_the_authors() -> None:
     model = Caller()
     operated = sesurgery.apply(model, rule("before residual add", init="identity"), example_input=IMAGE).model
-    assert torch.equal(operated(IMAGE), model(IMAGE))
-    assert torch.equal(operated(IMAGE, scale=2.0), model(IMAGE, scale=2.0))
-    with pytest.raises(sesurgery.FrozenValueError, match="skip"):
-        operated(IMAGE, skip=True)
+    assert inspect.signature(operated.block.forward) == inspect.signature(model.block.forward)
+    for options in ({}, {"scale": 2.0}, {"skip": True}, {"extra": torch.ones(1)}):
+        check_same(model, operated, IMAGE, **options)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'shift'"):
+        operated(IMAGE, shift=1)
 
 
 class Sizes(nn.Module):
-    """Branches on a size, which the trace follows and guards."""
+    """Branches on a size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,13 +153,11 @@ class Sizes(nn.Module):
         return x + y
 
 
-def test_other_side_of_a_branch_on_sizes_is_refused_at_run_time() -> None:
+def test_both_sides_of_a_branch_on_sizes_run() -> None:
     model = OneBlock(Sizes)
     operated = sesurgery.apply(model, rule("before residual add", init="identity"), example_input=IMAGE).model
-    larger = torch.randn(1, 3, 12, 12)
-    assert torch.equal(operated(larger), model(larger))
-    with pytest.raises(sesurgery.FrozenValueError, match=r"Sizes\.forward"):
-        operated(torch.randn(1, 3, 9, 9))
+    for size in (12, 9):
+        check_same(model, operated, torch.randn(1, 3, size, size))
 
 
 class Switched(nn.Module):
@@ -224,14 +192,23 @@ def test_structural_flag_stays_alive(at: str) -> None:
 def test_equal_hosts_fold_into_one_diff() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), Simple(), Simple(), Projected())
     plan = sesurgery.plan(model, rule("before residual add"), example_input=IMAGE)
-    assert [(found.paths, found.cls) for found in plan.diffs] == [(("1", "2"), "Simple"), (("3",), "Projected")]
+    assert [(change.paths, change.cls) for change in plan.diffs] == [(("1", "2"), "Simple"), (("3",), "Projected")]
 
 
-def test_traceback_shows_the_generated_line() -> None:
+def test_traceback_shows_the_line_with_the_call() -> None:
     operated = sesurgery.apply(OneBlock(Simple), rule("before residual add"), example_input=IMAGE).model
     operated.block.se = nn.Linear(3, 3)
     with pytest.raises(RuntimeError) as caught:
         operated(IMAGE)
-    shown = "".join(map(str, caught.traceback))
-    assert "<sesurgery Simple.forward" in shown
-    assert "se = self.se(norm)" in shown
+    entry = next(each for each in caught.traceback if "sesurgery" in str(each.path) and each.name == "forward")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "test_insertions.py" in str(entry.path)
+    assert entry.lineno + 1 == Simple.forward.__code__.co_firstlineno + 1
+    assert "return torch.relu(self.se(self.norm(self.conv1(x))) + x)" in shown
+
+
+def test_the_source_of_an_operated_forward_can_be_asked_for() -> None:
+    operated = sesurgery.apply(OneBlock(Simple), rule("before residual add"), example_input=IMAGE).model
+    assert "self.se(self.norm(self.conv1(x))) + x" in inspect.getsource(type(operated.block).forward)
+    assert type(operated.block).__name__ == "Simple"
+    assert isinstance(operated.block, Simple)

@@ -1,0 +1,96 @@
+"""Other methods of a host that may be called in place of its forward, and the same places in them."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.fx import Graph, Node
+
+from sesurgery.operating.edited_class import original_class
+from sesurgery.rewriting.insertions import paths_to
+from sesurgery.rewriting.validation import Insertion
+
+
+def same_place(insertion: Insertion, graph: Graph, other: Graph) -> Insertion | None:
+    """The insertion in the record of another method: what the same users take, or what the same layer gives.
+
+    None where there is no such place, or more than one.
+    """
+    nodes = {node.name: node for node in graph.nodes}
+    value = nodes[insertion.value]
+    users = [nodes[name] for name in insertion.users] or list(value.users)
+    places = [_taken(_only(other, user), path) for user in users for path in paths_to(user, value)]
+    matched = [node for node in places if node is not None]
+    if len(matched) == len(users) and len(set(matched)) == 1:
+        others = tuple(node.name for node in (_only(other, user) for user in users) if node is not None)
+        every = not insertion.users or set(value.users) <= set(users)
+        return Insertion(insertion.name, matched[0].name, () if every else others)
+    again = _only(other, value)
+    return None if again is None or insertion.users else Insertion(insertion.name, again.name)
+
+
+def _only(graph: Graph, like: Node) -> Node | None:
+    alike = [node for node in graph.nodes if node.op == like.op and node.target == like.target]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _taken(user: Node | None, path: tuple[Any, ...]) -> Node | None:
+    item: Any = None if user is None else {"args": user.args, "kwargs": user.kwargs}
+    for key in path:
+        try:
+            item = item[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return item if isinstance(item, Node) else None
+
+
+def entrances(host: nn.Module, graph: Graph) -> tuple[str, ...]:
+    """The methods, other than ``forward``, that are meant to be called and run layers which ``forward`` runs.
+
+    Told by their name, as the libraries choose it (``forward_features``, ``forward_with_tap``); a private one counts
+    unless it is a part of ``forward``.
+    """
+    kind = original_class(type(host))
+    layers = {str(node.target).partition(".")[0] for node in graph.nodes if node.op == "call_module"}
+    parts = _reached(kind, "forward")
+    return tuple(
+        name
+        for name in dir(kind)
+        if "forward" in name
+        and name != "forward"
+        and not hasattr(nn.Module, name)
+        and not (name.startswith("_") and name in parts)
+        and any(layers & _names(kind, method) for method in {name, *_reached(kind, name)})
+    )
+
+
+def _reached(kind: type, method: str) -> set[str]:
+    """The methods that a method calls, directly or not."""
+    found: set[str] = set()
+    pending = [method]
+    while pending:
+        called = {name for name in _names(kind, pending.pop()) if _code(kind, name) is not None} - found
+        found |= called
+        pending.extend(called)
+    return found - {method}
+
+
+def _names(kind: type, method: str) -> set[str]:
+    code = _code(kind, method)
+    return set() if code is None else {name for part in _nested(code) for name in part.co_names}
+
+
+def _code(kind: type, method: str) -> types.CodeType | None:
+    found = inspect.unwrap(getattr(kind, method, None))  # type: ignore[arg-type]
+    return getattr(found, "__code__", None)
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _nested(constant)

@@ -1,0 +1,344 @@
+"""A host's edited methods are tried on the weightless copy before anything is planned with them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.fx import Graph, GraphModule, Node
+
+from sesurgery.errors import Unfit
+from sesurgery.operating.compiled_method import EditedMethod
+from sesurgery.operating.edited_class import become, edited_class, merged, original_class
+from sesurgery.operating.graph_modules import GraphCall, insert_calls, remove_calls
+from sesurgery.recording.recorder import Frame, record_call, record_within
+from sesurgery.rewriting.behind import methods_behind
+from sesurgery.rewriting.graph_edits import Bypass, bypassed, calls_in
+from sesurgery.rewriting.insertions import Trial, edited_methods_for
+from sesurgery.rewriting.other_methods import entrances, same_place
+from sesurgery.rewriting.removals import methods_without
+from sesurgery.rewriting.validation import Insertion, check, check_but_for
+from sesurgery.tracing.survey import Survey
+from sesurgery.words.text import reason
+
+Methods = tuple[EditedMethod, ...]
+
+
+class StandIn(nn.Module):
+    """Stands where a layer is to be, to see where and how often it is called; like a layer it gives new memory."""
+
+    def forward(self, x: Any) -> Any:
+        return x.clone()
+
+
+@dataclass(frozen=True)
+class Written:
+    """Edited methods, and the other methods of the host that could not be edited likewise."""
+
+    methods: Methods
+    without: tuple[str, ...] = ()
+
+
+def with_layers(
+    survey: Survey, host: nn.Module, insertions: tuple[Insertion, ...], sockets: tuple[str, ...] = ()
+) -> Written:
+    """The methods of a host that call layers where ``insertions`` say: tried in eval and in train mode.
+
+    Args:
+        sockets: empty places of the host that are filled by the same operation.
+
+    Raises:
+        Unfit: the author's text has no such place, or the host would do something else, with the lines.
+    """
+    return _remembered(survey, host, (insertions, sockets), lambda: _with_layers(survey, host, insertions, sockets))
+
+
+def in_graph(survey: Survey, host: GraphModule, insertions: tuple[Insertion, ...]) -> tuple[GraphCall, ...]:
+    """The calls to be put into the graphs of a host: tried in eval mode.
+
+    Raises:
+        Unfit: a graph has no such place, or the host would do something else.
+    """
+    return _remembered(survey, host, ("graph", insertions), lambda: _in_graph(survey, host, insertions))
+
+
+def _in_graph(survey: Survey, host: GraphModule, insertions: tuple[Insertion, ...]) -> tuple[GraphCall, ...]:
+    bench = _Bench.of(survey, host)
+    frame = survey.different_calls(host)[0]
+    graph = bench.graph(frame)
+    calls = calls_in(host, graph, insertions)
+    names = [call.name for call in calls]
+    with filled(host, names):
+        try:
+            insert_calls(host, calls)
+            check(graph, bench.tried(frame), insertions)
+        except KeyError as missing:
+            raise Unfit(f"one of its graphs has no node {missing}") from None
+        finally:
+            remove_calls(host, names)
+    return calls
+
+
+def behind(survey: Survey, host: nn.Module, names: tuple[str, ...], methods: Methods = ()) -> Methods:
+    """The methods of a module that hand all they return through layers: tried on its recorded calls.
+
+    Args:
+        methods: those that are edited already, in the same operation.
+
+    Raises:
+        Unfit: its text is not to be had, or a layer among its children would be called otherwise than once.
+    """
+    return _remembered(survey, host, (names, methods), lambda: _behind(survey, host, names, methods))
+
+
+def without_gates(survey: Survey, host: nn.Module, bypasses: tuple[Bypass, ...]) -> Methods:
+    """The methods of a host without some gates, tried in eval mode.
+
+    Raises:
+        Unfit: the gates cannot be taken out of the author's text, with the line.
+    """
+    return _remembered(survey, host, bypasses, lambda: _without_gates(survey, host, bypasses))
+
+
+def _remembered(survey: Survey, host: nn.Module, asked: Any, answer: Callable[[], Any]) -> Any:
+    """What was answered for an equal host before; a refusal is remembered too."""
+    trace = survey.trace(host)
+    key = (host if trace is None else id(trace), type(host), asked)
+    if key not in survey.memo:
+        try:
+            survey.memo[key] = answer()
+        except Unfit as refusal:
+            survey.memo[key] = refusal
+    if isinstance(survey.memo[key], Unfit):
+        raise survey.memo[key]
+    return survey.memo[key]
+
+
+def _with_layers(
+    survey: Survey, host: nn.Module, insertions: tuple[Insertion, ...], sockets: tuple[str, ...]
+) -> Written:
+    bench = _Bench.of(survey, host)
+    host = bench.host
+    with filled(host, sockets):
+        before = [(frame, bench.graph(frame), bench.trained(frame)) for frame in survey.different_calls(bench.twin)]
+        frame, graph, _ = before[0]
+        settled = [_settled(host, graph, insertion) for insertion in insertions]
+
+        def trial(methods: Sequence[EditedMethod], chosen: Sequence[Insertion]) -> None:
+            names = [insertion.name for insertion in chosen]
+            with filled(host, names), _as(host, methods):
+                for index, (call, eval_mode, train_mode) in enumerate(before):
+                    if index:
+                        check_but_for(eval_mode, bench.tried(call), names)
+                    else:
+                        check(eval_mode, bench.tried(call), chosen)
+                    if train_mode is not None:
+                        with training(host):
+                            check_but_for(train_mode, bench.tried(call), names)
+
+        methods = edited_methods_for(type(host), graph, settled, trial)
+        more, without = _in_other_methods(bench, frame, graph, settled, methods)
+    return Written((*methods, *more), without)
+
+
+def _settled(host: nn.Module, graph: Graph, insertion: Insertion) -> Insertion:
+    """The insertion behind identities that belong to the same expression, as in torch's FloatFunctional."""
+    node = next(node for node in graph.nodes if node.name == insertion.value)
+    value: Node = node
+    while len(value.users) == 1 and value.meta.get("place") is not None:
+        user = next(iter(value.users))
+        if user.meta.get("place") != value.meta["place"] or user.op != "call_module":
+            break
+        if not isinstance(host.get_submodule(str(user.target)), nn.Identity):
+            break
+        value = user
+    return insertion if value is node else Insertion(insertion.name, value.name)
+
+
+def _in_other_methods(
+    bench: _Bench, frame: Frame, graph: Graph, insertions: Sequence[Insertion], methods: Methods
+) -> tuple[list[EditedMethod], tuple[str, ...]]:
+    """The same edits in methods that may stand in for ``forward``, and the methods that they could not be made in."""
+    more: list[EditedMethod] = []
+    without: list[str] = []
+    for name in entrances(bench.host, graph):
+        try:
+            more += _in_other_method(bench, frame, graph, insertions, (*methods, *more), name)
+        except Unfit:
+            without.append(name)
+    return more, tuple(without)
+
+
+def _in_other_method(
+    bench: _Bench, frame: Frame, graph: Graph, insertions: Sequence[Insertion], methods: Methods, name: str
+) -> Methods:
+    host = bench.host
+    with _forward_by(host, name):
+        other = bench.tried(frame)
+    moved = [same_place(insertion, graph, other) for insertion in insertions]
+    chosen = [insertion for insertion in moved if insertion is not None]
+    if len(chosen) < len(moved):
+        raise Unfit(f"{name} has no such place")
+
+    def trial(edited: Sequence[EditedMethod], tried: Sequence[Insertion]) -> None:
+        with filled(host, [each.name for each in tried]), _as(host, (*methods, *edited)), _forward_by(host, name):
+            check(other, bench.tried(frame), tried)
+
+    return _unless_there(type(host), other, chosen, trial, {each.attribute for each in methods})
+
+
+def _unless_there(
+    kind: type[nn.Module], graph: Graph, insertions: Sequence[Insertion], trial: Trial, edited: set[str]
+) -> Methods:
+    """The methods that call the layers; none where they are called already, for the method shares what was edited."""
+    try:
+        trial((), insertions)
+        return ()
+    except Unfit:
+        methods = edited_methods_for(kind, graph, insertions, trial)
+        if any(method.attribute in edited for method in methods):
+            raise Unfit("it shares a part with the forward that is to differ") from None
+        return methods
+
+
+def _behind(survey: Survey, host: nn.Module, names: tuple[str, ...], methods: Methods) -> Methods:
+    trace = survey.trace(host)
+    others = () if trace is None else entrances(host, trace.graph)
+    kind = edited_class(original_class(type(host)), methods) if methods else type(host)
+    methods = merged(kind, methods_behind(kind, names, others))
+    bench = _Bench.of(survey, host)
+    with filled(bench.host, names), _as(bench.host, methods):
+        for frame in survey.different_calls(host):
+            calls = Counter(child.module for child in bench.called(frame).children)
+            for name in names:
+                layer = bench.host.get_submodule(name)
+                if calls[layer] != 1:
+                    raise Unfit(f"its forward would call self.{name} {calls[layer]} times")
+    return methods
+
+
+def _without_gates(survey: Survey, host: nn.Module, bypasses: tuple[Bypass, ...]) -> Methods:
+    bench = _Bench.of(survey, host)
+    frame, *others = survey.different_calls(host)
+    if others:
+        raise Unfit("its forward is called in several ways, and the gate is not the same in each")
+    graph = bench.graph(frame)
+    methods = methods_without(type(bench.host), graph, bypasses)
+    names = [bypass.name for bypass in bypasses if bypass.name is not None]
+    with filled(bench.host, names), _as(bench.host, methods):
+        check(bypassed(graph, bypasses), bench.tried(frame), ())
+        with training(bench.host):
+            bench.tried(frame)
+    return methods
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A host that can be run on its recorded calls.
+
+    Attributes:
+        twin: the host of the weightless copy.
+        host: the one to be run: the same, or where its code looks at values that of the copy with numbers.
+        survey: whose copies they belong to.
+    """
+
+    twin: nn.Module
+    host: nn.Module
+    survey: Survey
+
+    @classmethod
+    def of(cls, survey: Survey, host: nn.Module) -> _Bench:
+        """A bench on which the host runs as it is. Raises ``Unfit`` where there is none."""
+        calls = survey.different_calls(host)
+        if not calls:
+            raise Unfit("its forward is never called")
+        try:
+            record_call(host, calls[0])
+        except Exception as error:
+            if survey.body is None:
+                raise Unfit(f"its forward fails on its own: {reason(error)}") from None
+            return cls(host, survey.body.get_submodule(survey.paths[host]), survey)
+        return cls(host, host, survey)
+
+    def called(self, frame: Frame) -> Frame:
+        """The call once more, on the host as it is now. Raises ``Unfit`` where it fails."""
+        try:
+            if self.host is self.twin:
+                return record_call(self.host, frame)
+            assert self.survey.body is not None
+            return record_within(self.survey.body, self.survey.args, self.host)
+        except Exception as error:
+            raise Unfit(f"its forward fails with a layer at that place: {reason(error)}") from None
+
+    def tried(self, frame: Frame) -> Graph:
+        """What the host does now."""
+        graph = self.called(frame).graph
+        if graph is None:
+            raise Unfit(f"the forward of {type(self.host).__name__} is torch's own")
+        return graph
+
+    graph = tried
+
+    def trained(self, frame: Frame) -> Graph | None:
+        """What the host does while training; None where it cannot do that on its own."""
+        with training(self.host):
+            try:
+                return self.tried(frame)
+            except Unfit:
+                return None
+
+
+@contextlib.contextmanager
+def filled(host: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """A host whose attributes of these names hold a stand-in for a while."""
+    fields, children = dict(host.__dict__), dict(host._modules)
+    try:
+        for name in names:
+            host.__dict__.pop(name, None)
+            host._modules[name] = StandIn()
+        yield
+    finally:
+        host.__dict__.update(fields)
+        host._modules.clear()
+        host._modules.update(children)
+
+
+@contextlib.contextmanager
+def training(module: nn.Module) -> Iterator[None]:
+    """A module in train mode for a while."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.__dict__["training"] = True
+        yield
+    finally:
+        for part, mode in modes:
+            part.__dict__["training"] = mode
+
+
+@contextlib.contextmanager
+def _as(host: nn.Module, methods: Sequence[EditedMethod]) -> Iterator[None]:
+    """A host of the class that has the edited methods."""
+    kind, fields = type(host), dict(host.__dict__)
+    become(host, edited_class(original_class(kind), merged(kind, methods)))
+    try:
+        yield
+    finally:
+        object.__setattr__(host, "__class__", kind)
+        host.__dict__.update(fields)
+
+
+@contextlib.contextmanager
+def _forward_by(host: nn.Module, name: str) -> Iterator[None]:
+    """A host of which another method is called in place of ``forward``."""
+    fields = dict(host.__dict__)
+    try:
+        host.__dict__["forward"] = getattr(host, name)
+        yield
+    finally:
+        host.__dict__.clear()
+        host.__dict__.update(fields)

@@ -1,0 +1,150 @@
+"""Translation validation: what an operated host does is what it did before, but for the layers that were put in.
+
+Two recorded calls are compared as dataflow: every operation gets a key from its function, its constants and the keys
+of its inputs, so the order of independent operations and the names of nodes do not matter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from sesurgery.errors import Unfit
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """A layer that a host is to call.
+
+    Attributes:
+        name: attribute of the host that holds the layer.
+        value: name of the graph's node whose activation it takes.
+        users: names of the nodes that take its output instead; every user where empty.
+    """
+
+    name: str
+    value: str
+    users: tuple[str, ...] = ()
+
+
+def check(before: Graph, after: Graph, insertions: Sequence[Insertion]) -> None:
+    """Raise ``Unfit`` unless ``after`` is ``before`` with the insertions, each called once and nowhere else."""
+    expected, actual = _Keys(insertions), _Keys(())
+    if expected.of(before) != actual.of(after):
+        raise Unfit(_difference(before, after, insertions))
+
+
+def check_but_for(before: Graph, after: Graph, names: Sequence[str]) -> None:
+    """Raise ``Unfit`` unless ``after``, the calls of ``names`` left out, is ``before``, and each is called once.
+
+    For a mode in which nobody said where the sites are: training.
+    """
+    calls = Counter(str(node.target) for node in after.nodes if node.op == "call_module" and node.target in names)
+    for name in names:
+        if calls[name] != 1:
+            raise Unfit(f"while training its forward would call self.{name} {calls[name]} times")
+    if _Keys(()).of(before) != _Keys((), frozenset(names)).of(after):
+        raise Unfit("its forward takes another way while training, and the site is not the same there")
+
+
+@dataclass
+class _Keys:
+    """The keys of a graph's operations.
+
+    Attributes:
+        insertions: layers to be thought of as called.
+        without: names of children to be thought of as passing on what they take.
+    """
+
+    insertions: Sequence[Insertion]
+    without: frozenset[str] = frozenset()
+    known: dict[Node, int] = field(default_factory=dict)
+
+    def of(self, graph: Graph) -> tuple[Counter[int], int]:
+        """How often each operation is done, and what comes out."""
+        done: Counter[int] = Counter()
+        output = 0
+        for node in graph.nodes:
+            key = self._key(node)
+            if node.op == "output":
+                output = key
+            elif node.op.startswith("call") and not self._passes(node):
+                done[key] += 1
+        for insertion in self.insertions:
+            value = next((node for node in graph.nodes if node.name == insertion.value), None)
+            if value is not None:
+                done[self._called(insertion, self.known[value])] += 1
+        return done, output
+
+    def _key(self, node: Node) -> int:
+        if self._passes(node):
+            self.known[node] = self._argument(node.args[0], node)
+        else:
+            target = node.target if isinstance(node.target, str) else _function(node.target)
+            args = self._argument(node.args, node), self._argument(node.kwargs, node)
+            self.known[node] = hash((node.op, target, args))
+        return self.known[node]
+
+    def _passes(self, node: Node) -> bool:
+        return node.op == "call_module" and node.target in self.without
+
+    def _argument(self, value: Any, user: Node) -> int:
+        if isinstance(value, Node):
+            key = self.known[value]
+            for insertion in self.insertions:
+                if insertion.value == value.name and (not insertion.users or user.name in insertion.users):
+                    key = self._called(insertion, key)
+            return key
+        if isinstance(value, (list, tuple)):
+            return hash((type(value).__name__, tuple(self._argument(item, user) for item in value)))
+        if isinstance(value, Mapping):
+            return hash(tuple((str(key), self._argument(item, user)) for key, item in value.items()))
+        if isinstance(value, slice):
+            return self._argument((value.start, value.stop, value.step), user)
+        return hash(_constant(value))
+
+    def _called(self, insertion: Insertion, key: int) -> int:
+        args = hash(("tuple", (key,)))
+        return hash(("call_module", insertion.name, (args, hash(()))))
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), str(value.dtype)
+    if callable(value):
+        return _function(value)
+    return type(value).__name__, repr(value)
+
+
+def _function(function: Any) -> str:
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', None) or type(function).__name__}"
+
+
+def _difference(before: Graph, after: Graph, insertions: Sequence[Insertion]) -> str:
+    """What a user may know about a forward that would not do what it should."""
+    for insertion in insertions:
+        calls = sum(node.op == "call_module" and node.target == insertion.name for node in after.nodes)
+        if calls != 1:
+            return f"its forward would call self.{insertion.name} {calls} times"
+    return _overwritten(before, insertions) or "its forward would not do the same with a layer at that place"
+
+
+def _overwritten(before: Graph, insertions: Sequence[Insertion]) -> str | None:
+    """The two lines where somebody writes into what the layer takes, and somebody reads it afterwards."""
+    nodes = {node.name: node for node in before.nodes}
+    for insertion in insertions:
+        value = nodes.get(insertion.value)
+        for node in before.nodes:
+            if value is not None and value in node.meta.get("writes", ()):
+                readers = [user for user in node.users if user.meta.get("place") is not None]
+                if readers:
+                    return (
+                        f"{node.meta.get('place')} writes into it in place, and {readers[-1].meta['place']} reads it "
+                        "afterwards: a layer between would part the two"
+                    )
+    return None
