@@ -111,8 +111,8 @@ def _layer_kind(name: str, function: Callable[..., Any]) -> type[Any]:
             except Exception as error:
                 raise Unfit(f"{name} fails on this {type(old).__name__}: {reason(error)}") from error
             if not isinstance(new, nn.Module):
-                what = f"its function returned a {type(new).__name__}"
-                raise InputError(what, where=f'edit "{name}"', remedy="return an nn.Module")
+                problem = f"its function returned a {type(new).__name__}"
+                raise InputError(problem, where=f'edit "{name}"', remedy="return an nn.Module")
             return new
 
     return FunctionKind

@@ -56,7 +56,7 @@ class Anatomy:
 
     def reported_merges(self) -> tuple[MergeInfo, ...]:
         """Every merge, as data."""
-        found = []
+        infos = []
         for host, merges in self.merges.items():
             path = self.survey.paths[host]
             for merge in merges:
@@ -64,8 +64,8 @@ class Anatomy:
                 axis = channel_axis(value)
                 channels = None if axis is None else value.shape[axis]
                 place = join(path, merge.node.name)
-                found.append(MergeInfo(place, merge.op, merge.kind, self.stage_of(value, path), channels))
-        return tuple(found)
+                infos.append(MergeInfo(place, merge.op, merge.kind, self.stage_of(value, path), channels))
+        return tuple(infos)
 
 
 def dissect(survey: Survey) -> Anatomy:
@@ -75,9 +75,9 @@ def dissect(survey: Survey) -> Anatomy:
     attention = inserted_layers(survey.twin) | {host for host in flows if is_attention(survey, host, gates)}
     merges: dict[nn.Module, tuple[Merge, ...]] = {}
     for host, traced in survey.hosts():
-        found = merges_of(host, traced, flows[host], attention) + gates[host]
-        if found:
-            merges[host] = found
+        host_merges = merges_of(host, traced, flows[host], attention) + gates[host]
+        if host_merges:
+            merges[host] = host_merges
     blocks = _blocks(survey, merges, attention)
     numbered, stages = _stages(survey, blocks or _kernels(survey))
     if not blocks:
@@ -88,10 +88,10 @@ def dissect(survey: Survey) -> Anatomy:
 def _blocks(survey: Survey, merges: dict[nn.Module, tuple[Merge, ...]], attention: Set[nn.Module]) -> list[nn.Module]:
     """The repeating units: hosts of residual sums, and the composite members of a chain that hold no other block."""
     outermost: list[nn.Module] = []
-    for host, found in merges.items():
+    for host, host_merges in merges.items():
         if host in attention or host is survey.twin:
             continue
-        if any(merge.residual for merge in found) and not _inside(survey, host, outermost + list(attention)):
+        if any(merge.residual for merge in host_merges) and not _inside(survey, host, outermost + list(attention)):
             outermost.append(host)
     chosen = set(outermost)
     candidates = [
@@ -170,12 +170,12 @@ def _stages(survey: Survey, blocks: list[nn.Module]) -> tuple[dict[nn.Module, in
         sizes.setdefault(key, _height_width(value, key))
     numbered: dict[nn.Module, int] = {}
     stages: list[Stage] = []
-    for index, (key, found) in enumerate(members.items(), start=1):
-        numbered.update(dict.fromkeys(found, index))
+    for index, (key, stage_blocks) in enumerate(members.items(), start=1):
+        numbered.update(dict.fromkeys(stage_blocks, index))
         area = survey.input_area
         reduction = round((area / key) ** 0.5, 2) if area and key else None
         height, width = sizes[key]
-        stages.append(Stage(index, reduction, height, width, tuple(survey.paths[block] for block in found)))
+        stages.append(Stage(index, reduction, height, width, tuple(survey.paths[block] for block in stage_blocks)))
     return {block: numbered[block] for block in blocks if block in numbered}, tuple(stages)
 
 

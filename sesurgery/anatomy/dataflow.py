@@ -73,8 +73,8 @@ def concatenated(node: Node) -> tuple[Node, ...]:
     parts = node.args[0] if node.args else node.kwargs.get("tensors")
     if isinstance(parts, Node) and isinstance(parts.meta.get("val"), (list, tuple)):
         return (parts, parts) if len(parts.meta["val"]) > 1 else ()
-    found = tuple(part for part in parts if carries(part)) if isinstance(parts, (list, tuple)) else ()
-    return found if len(found) > 1 else ()
+    activations = tuple(part for part in parts if carries(part)) if isinstance(parts, (list, tuple)) else ()
+    return activations if len(activations) > 1 else ()
 
 
 def multiplied(node: Node) -> tuple[Node, Node] | None:
@@ -153,15 +153,15 @@ class Flow:
 
     def between(self, fork: Node | None, end: Node) -> list[Node]:
         """The nodes on the ways from ``fork`` (left out) to ``end``, in order; none where they are the same."""
-        found: set[Node] = set()
+        nodes: set[Node] = set()
         pending = [end]
         while pending:
             node = pending.pop()
-            if node is fork or node in found or node.op == "placeholder":
+            if node is fork or node in nodes or node.op == "placeholder":
                 continue
-            found.add(node)
+            nodes.add(node)
             pending.extend(sources(node))
-        return sorted(found, key=self.order.__getitem__)
+        return sorted(nodes, key=self.order.__getitem__)
 
 
 def own_weights(module: nn.Module) -> list[nn.Parameter]:

@@ -15,10 +15,10 @@ def attention_modules(anatomy: Anatomy) -> list[nn.Module]:
     """The outermost modules that are attention, in the order of execution; those never called come last."""
     survey = anatomy.survey
     known = [module for module in anatomy.attention if survey.paths[module]]
-    found = [module for module in survey.probe.frames if module in set(known)]
-    found += [module for module in known if module not in survey.probe.frames]
+    modules = [module for module in survey.probe.frames if module in set(known)]
+    modules += [module for module in known if module not in survey.probe.frames]
     return [
-        module for module in found if not hidden_in(survey, module, [other for other in known if other is not module])
+        module for module in modules if not hidden_in(survey, module, [other for other in known if other is not module])
     ]
 
 

@@ -52,10 +52,10 @@ def overwriting(host: nn.Module, node: Node, gone: Set[nn.Module] = frozenset())
         if user.op == "output":
             out = user
         elif user.op == "call_module" and _passes(host.get_submodule(str(user.target)), gone):
-            found = overwriting(host, user, gone)
-            if found is not None and found.op != "output":
-                return found
-            out = out or found
+            writer = overwriting(host, user, gone)
+            if writer is not None and writer.op != "output":
+                return writer
+            out = out or writer
         elif _in_place(host, user) and user.args and user.args[0] is node:
             return user
     return out

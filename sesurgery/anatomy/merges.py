@@ -67,17 +67,17 @@ class Merge:
 
 def merges_of(host: nn.Module, traced: Trace, flow: Flow, attention: Set[nn.Module] = frozenset()) -> tuple[Merge, ...]:
     """The sums and concats of one host, in order; attention on a branch does not make it heavier."""
-    found: dict[Node, Merge] = {}
+    merges: dict[Node, Merge] = {}
     weigh = _Scales(host, attention)
     for node in traced.graph.nodes:
         terms = added(node)
         if terms:
-            found[node] = _sum(weigh, node, terms, flow, found)
+            merges[node] = _sum(weigh, node, terms, flow, merges)
             continue
         parts = concatenated(node)
         if parts:
-            found[node] = Merge(host, node, "cat", "concat", flow.common(parts), None, parts)
-    return tuple(found.values())
+            merges[node] = Merge(host, node, "cat", "concat", flow.common(parts), None, parts)
+    return tuple(merges.values())
 
 
 def gates_of(host: nn.Module, traced: Trace, flow: Flow) -> tuple[Merge, ...]:
@@ -122,16 +122,16 @@ class _Scales:
         return all(_by_a_weight(node) or self.gates(node) or _is_transparent(node, self.host) for node in way)
 
 
-def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, found: dict[Node, Merge]) -> Merge:
+def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, merges: dict[Node, Merge]) -> Merge:
     host = scales.host
     fork = next((term for term in terms if flow.leads(term, terms)), None) or flow.common(terms)
     known = isinstance(fork, Node) and isinstance(fork.meta.get("val"), torch.Tensor)
     partial = _only_user_is_sum(node)
-    inner = next((term for term in terms if term in found and found[term].partial), None)
-    if inner is not None and found[inner].residual and found[inner].fork is fork:
+    inner = next((term for term in terms if term in merges and merges[term].partial), None)
+    if inner is not None and merges[inner].residual and merges[inner].fork is fork:
         others = tuple(term for term in terms if term is not inner)
-        return Merge(host, node, "add", found[inner].kind, fork, inner, others, partial, inner)
-    if not known or _is_fusion(scales, terms, fork, flow, found):
+        return Merge(host, node, "add", merges[inner].kind, fork, inner, others, partial, inner)
+    if not known or _is_fusion(scales, terms, fork, flow, merges):
         return Merge(host, node, "add", "symmetric", fork, None, terms, partial)
     kind, identity = _kind(scales, terms, fork, flow)
     branches = tuple(term for term in terms if term is not identity)
@@ -139,14 +139,14 @@ def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, found
 
 
 def _is_fusion(
-    scales: _Scales, terms: tuple[Node, ...], fork: Node | None, flow: Flow, found: dict[Node, Merge]
+    scales: _Scales, terms: tuple[Node, ...], fork: Node | None, flow: Flow, merges: dict[Node, Merge]
 ) -> bool:
     """Whether three or more branches meet that are all single layers: a re-parameterisable sum (RepVGG)."""
     leaves: list[Node] = []
     pending = list(terms)
     while pending:
         term = _core(pending.pop(), scales.host)
-        if term in found and found[term].op == "add":
+        if term in merges and merges[term].op == "add":
             pending.extend(added(term))
         else:
             leaves.append(term)

@@ -41,7 +41,7 @@ class ChangedError(ArtifactError):
 
 def write_new(folder: Path, tensors: Mapping[Role, Mapping[str, Tensor]], describe: Describe, record: str) -> None:
     """Write a folder that does not exist yet: all of it or nothing."""
-    made = [place for place in folder.absolute().parents if not place.exists()]
+    new_folders = [place for place in folder.absolute().parents if not place.exists()]
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     _sweep_beside(folder)
     temporary = folder.absolute().parent / f"{_prefix(folder)}{secrets.token_hex(6)}"
@@ -56,7 +56,7 @@ def write_new(folder: Path, tensors: Mapping[Role, Mapping[str, Tensor]], descri
             sync_folder(folder.absolute().parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        for place in made:
+        for place in new_folders:
             with contextlib.suppress(OSError):
                 place.rmdir()
         raise
@@ -77,8 +77,8 @@ def write_over(folder: Path, tensors: Mapping[Role, Mapping[str, Tensor]], descr
             sync_folder(folder)
             _take_places(folder, {role: folder / (NAMES[role] + NEW) for role in tensors})
         except OSError as error:
-            what = f"is saved and loads, but its files could not take their places ({error.strerror or error})"
-            raise ArtifactError(what, where=str(folder), remedy="save once more to tidy up") from error
+            problem = f"is saved and loads, but its files could not take their places ({error.strerror or error})"
+            raise ArtifactError(problem, where=str(folder), remedy="save once more to tidy up") from error
 
 
 def recover(folder: Path) -> None:
@@ -127,8 +127,8 @@ def read_tensors(path: Path, wanted: WeightsFile) -> dict[str, Tensor]:
     except (OSError, ArtifactError):
         raise
     except Exception as error:
-        what = f"is no safetensors file ({one_line(error)})"
-        raise ArtifactError(what, where=str(path), remedy=_SAVE_AGAIN) from error
+        problem = f"is no safetensors file ({one_line(error)})"
+        raise ArtifactError(problem, where=str(path), remedy=_SAVE_AGAIN) from error
     if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
         raise ChangedError("changed while it was read", where=str(path), remedy="load it again")
     return tensors
@@ -168,10 +168,10 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = True
+            has_lock = True
         except OSError:
-            held = False
-        yield held
+            has_lock = False
+        yield has_lock
     finally:
         os.close(handle)
 
@@ -235,6 +235,6 @@ def _sweep_beside(folder: Path) -> None:
     """Remove what killed first saves left beside the place; one that is at work holds its lock."""
     for path in folder.absolute().parent.iterdir():
         if path.name.startswith(_prefix(folder)) and path.is_dir() and not path.is_symlink():
-            with locked(path, wait=False) as held:
-                if held:
+            with locked(path, wait=False) as has_lock:
+                if has_lock:
                     shutil.rmtree(path, ignore_errors=True)

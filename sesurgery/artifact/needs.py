@@ -33,5 +33,7 @@ def check_needs(needs: Iterable[Need], where: str) -> None:
         try:
             _REGISTRIES[need.kind].find(need.name)
         except UnknownNameError:
-            what = f'was made with the {need.kind} "{need.name}" of {need.origin}, which is not registered here'
-            raise ArtifactError(what, where=where, remedy=f"import {need.origin} first, then load it again") from None
+            problem = f'was made with the {need.kind} "{need.name}" of {need.origin}, which is not registered here'
+            raise ArtifactError(
+                problem, where=where, remedy=f"import {need.origin} first, then load it again"
+            ) from None

@@ -92,8 +92,8 @@ class Record(_Strict):
         """The text of the file. Raises ``ArtifactError`` where it would be too long to be read again."""
         data = (json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode()
         if len(data) > MAX_BYTES:
-            what = f"the plans of this model take more than {MAX_BYTES >> 20} MiB"
-            raise ArtifactError(what, where="surgery.json", remedy="apply fewer operations, each on more places")
+            problem = f"the plans of this model take more than {MAX_BYTES >> 20} MiB"
+            raise ArtifactError(problem, where="surgery.json", remedy="apply fewer operations, each on more places")
         return data
 
 
@@ -111,8 +111,8 @@ def parse(data: bytes, where: str) -> Record:
     if not isinstance(raw, dict) or raw.get("format") != "sesurgery":
         raise ArtifactError("is no record of an operation", where=where, remedy=_FOLDER)
     if type(raw.get("version")) is int and raw["version"] > VERSION:
-        what = f"was written by a newer sesurgery (format {str(raw['version'])[:20]}, this one reads {VERSION})"
-        raise ArtifactError(what, where=where, remedy="pip install --upgrade sesurgery")
+        problem = f"was written by a newer sesurgery (format {str(raw['version'])[:20]}, this one reads {VERSION})"
+        raise ArtifactError(problem, where=where, remedy="pip install --upgrade sesurgery")
     try:
         record = Record.model_validate(raw)
     except (ValidationError, RecursionError) as error:
@@ -127,10 +127,10 @@ _FOLDER = "name a folder that sesurgery.save or sesurgery apply -o wrote"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise ValueError("a key is there twice")
-    return found
+    return entries
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -78,29 +78,29 @@ def versions() -> dict[str, str]:
     """What a plan depends on, as installed here."""
     from sesurgery import __version__
 
-    found = {"sesurgery": __version__, "python": platform.python_version()}
+    numbers = {"sesurgery": __version__, "python": platform.python_version()}
     for name in ("torch", *LIBRARIES):
         try:
-            found[name] = metadata.version(name)
+            numbers[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def _spec(artifact: Artifact, trust_code: bool) -> zoo.ModelSpec:
     base = artifact.record.base
     if base is None:
-        what = "was made from a model of your own, which the folder cannot rebuild"
+        problem = "was made from a model of your own, which the folder cannot rebuild"
         remedy = "give a fresh instance: sesurgery.load(folder, model=...)"
-        raise ArtifactError(what, where=artifact.where, remedy=remedy)
+        raise ArtifactError(problem, where=artifact.where, remedy=remedy)
     try:
         spec = zoo.resolve(base.reference, base.args)
     except InputError as error:
         raise ArtifactError(f"its base cannot be made: {error}", where=artifact.where, remedy=_INSTANCE) from error
     if spec.source not in LIBRARIES and not trust_code:
-        what = f'its base "{base.reference[:200]}" is code outside timm and torchvision, and loading would run it'
+        problem = f'its base "{base.reference[:200]}" is code outside timm and torchvision, and loading would run it'
         remedy = "give an instance (model=...), or allow it if you trust the folder (trust_code=True)"
-        raise ArtifactError(what, where=artifact.where, remedy=remedy)
+        raise ArtifactError(problem, where=artifact.where, remedy=remedy)
     return spec
 
 
@@ -115,8 +115,8 @@ def _check_size(artifact: Artifact, elements: int) -> None:
     """Refuse to take memory for a model that these weights cannot fill."""
     stored = sum(tensor.numel() for tensor in [*artifact.model.values(), *artifact.removed.values()])
     if elements > _SLACK[0] * stored + _SLACK[1]:
-        what = f"asks for a model of {elements} numbers and holds {stored}"
-        raise ArtifactError(what, where=artifact.where, remedy=_INSTANCE)
+        problem = f"asks for a model of {elements} numbers and holds {stored}"
+        raise ArtifactError(problem, where=artifact.where, remedy=_INSTANCE)
 
 
 def _replay(
@@ -135,8 +135,8 @@ def _replay(
     except Exception as error:
         # The plan is data from a file: whatever goes wrong with it is a fault of the file.
         remedy = f"load it with the versions it was saved with{_differences(artifact.record)}"
-        what = f"cannot be repeated on this model ({one_line(error, 400)})"
-        raise ArtifactError(what, where=where, remedy=remedy) from error
+        problem = f"cannot be repeated on this model ({one_line(error, 400)})"
+        raise ArtifactError(problem, where=where, remedy=remedy) from error
 
 
 def _differences(record: Record) -> str:

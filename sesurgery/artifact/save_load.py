@@ -77,8 +77,8 @@ def read(folder: str | Path) -> Artifact:
     """
     place = Path(folder)
     if not place.is_dir():
-        what = "is a file, not the folder of an artefact" if place.exists() else "no such folder"
-        raise ArtifactError(what, where=str(place), remedy=_FOLDER)
+        problem = "is a file, not the folder of an artefact" if place.exists() else "no such folder"
+        raise ArtifactError(problem, where=str(place), remedy=_FOLDER)
     for attempt in range(_TRIES):
         stamp = _stamp(place)
         try:
@@ -160,8 +160,8 @@ def _read(place: Path) -> Artifact:
             record = parse(files.read_small(path), str(path))
             plans = tuple(record.plans(str(path)))
             tensors = {
-                role: expand(files.read_tensors(found, record.weights[role]), record.aliases.get(role, {}), str(found))
-                for role, found in files.locate(place, record).items()
+                role: expand(files.read_tensors(file, record.weights[role]), record.aliases.get(role, {}), str(file))
+                for role, file in files.locate(place, record).items()
             }
         except ArtifactError as error:
             problem = error
@@ -189,8 +189,8 @@ def _guarded(place: Path, work: Callable[[], object]) -> None:
     try:
         work()
     except OSError as error:
-        what = f"cannot be written: {error.strerror or error}"
-        raise ArtifactError(what, where=str(place), remedy="check its rights and the space on the disk") from error
+        problem = f"cannot be written: {error.strerror or error}"
+        raise ArtifactError(problem, where=str(place), remedy="check its rights and the space on the disk") from error
 
 
 def _history(model: object) -> dict[str, Any]:

@@ -146,16 +146,16 @@ def _tensors(module: nn.Module) -> State:
     state: dict[str, Any] = module.state_dict()
     for key, value in state.items():
         if not isinstance(value, Tensor):
-            what = f"{key} holds a {type(value).__name__}, and an artefact holds tensors only"
-            raise ArtifactError(what, where=type(module).__name__, remedy="keep it out of the state_dict")
+            problem = f"{key} holds a {type(value).__name__}, and an artefact holds tensors only"
+            raise ArtifactError(problem, where=type(module).__name__, remedy="keep it out of the state_dict")
         if nn.parameter.is_lazy(value):
             raise ArtifactError(f"{key} has no shape yet", where=type(module).__name__, remedy="run the model once")
         if value.is_meta:
             remedy = 'create the model with its weights: device="cpu"'
             raise ArtifactError(f"{key} is on meta: there are no weights to save", where="model", remedy=remedy)
         if value.layout is not torch.strided or value.dtype not in DTYPES:
-            what = f"{key} is sparse, quantized or of a dtype that safetensors cannot hold ({value.dtype})"
-            raise ArtifactError(what, where=type(module).__name__, remedy="save a dense model")
+            problem = f"{key} is sparse, quantized or of a dtype that safetensors cannot hold ({value.dtype})"
+            raise ArtifactError(problem, where=type(module).__name__, remedy="save a dense model")
     return dict(state)
 
 
@@ -200,14 +200,14 @@ def _check_fit(module: nn.Module, state: State, where: str) -> None:
         ),
     ]
     if problems:
-        what = f"the weights do not fit the {type(module).__name__}: {'; '.join(problems)}"
-        raise ArtifactError(what, where=where, remedy=_OTHER)
+        problem = f"the weights do not fit the {type(module).__name__}: {'; '.join(problems)}"
+        raise ArtifactError(problem, where=where, remedy=_OTHER)
 
 
-def _some(what: str, keys: Iterable[str], note: Any = lambda key: "") -> list[str]:
+def _some(defect: str, keys: Iterable[str], note: Any = lambda key: "") -> list[str]:
     names = sorted(keys)
     some = listed(names, _SHOWN, lambda name: f"{shown(name, 80)}{note(name)}")
-    return [f"{len(names)} {what}: {some}"] if names else []
+    return [f"{len(names)} {defect}: {some}"] if names else []
 
 
 def _alike(own: Tensor, given: Tensor) -> bool:

@@ -85,7 +85,7 @@ def zero(layer: nn.Module) -> None:
 def activation_name(module: nn.Module) -> str | None:
     """The name under which an activation layer can be asked for again (``act=...``), or None."""
     for name in ACTIVATIONS:
-        made = get_act_layer(name)
-        if type(module) is made:
+        kind = get_act_layer(name)
+        if type(module) is kind:
             return name
     return None

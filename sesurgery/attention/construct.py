@@ -19,7 +19,7 @@ from sesurgery.words.text import reason
 
 @dataclass(frozen=True)
 class _Case:
-    found: Entry
+    layer: Entry
     port: Port
     key: str
     settings: Mapping[str, Any] = field(compare=False)
@@ -50,23 +50,23 @@ def refusal(name: str, port: Port, options: Mapping[str, Any] | None = None) -> 
 
 
 def _case(name: str, port: Port, options: Mapping[str, Any]) -> _Case:
-    found = entry(name)
+    layer = entry(name)
     problems = check_options(name, options)
     if problems:
-        raise InputError("; ".join(problems), where=found.name)
-    settings = {**found.defaults, **{key: value for key, value in options.items() if key != "reduce_from"}}
+        raise InputError("; ".join(problems), where=layer.name)
+    settings = {**layer.defaults, **{key: value for key, value in options.items() if key != "reduce_from"}}
     settings["init"] = settings.get("init") or "paper"
-    return _Case(found, port, repr(sorted(settings.items(), key=lambda item: item[0])), settings)
+    return _Case(layer, port, repr(sorted(settings.items(), key=lambda item: item[0])), settings)
 
 
 @lru_cache(maxsize=4096)
 def _reason(case: _Case) -> str | None:
-    found, port = case.found, case.port
-    if port.layout not in found.layouts:
-        wanted = " and ".join(words for layout, words in LAYOUTS.items() if layout in found.layouts)
-        return f"{found.name} works on {wanted} maps; this site is {port.words}"
+    layer, port = case.layer, case.port
+    if port.layout not in layer.layouts:
+        wanted = " and ".join(words for layout, words in LAYOUTS.items() if layout in layer.layouts)
+        return f"{layer.name} works on {wanted} maps; this site is {port.words}"
     if 0 in port.shape:
-        return f"{found.name} needs a map that is not empty; this one has shape {port.shape}"
+        return f"{layer.name} needs a map that is not empty; this one has shape {port.shape}"
     try:
         # A trial on meta tensors costs nothing and finds what no list of conditions would.
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
@@ -78,23 +78,23 @@ def _reason(case: _Case) -> str | None:
     except NotImplementedError:
         return None  # a node that has no meta kernels cannot be tried out
     except Exception as error:
-        return f"{found.name} cannot take {port.words} of shape {port.shape}: {reason(error)}"
+        return f"{layer.name} cannot take {port.words} of shape {port.shape}: {reason(error)}"
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
     if shape == port.shape:
         return None
-    return f"{found.name} turns shape {port.shape} into {shape or type(output).__name__}; a node has to keep the shape"
+    return f"{layer.name} turns shape {port.shape} into {shape or type(output).__name__}; a node has to keep the shape"
 
 
 def _construct(case: _Case) -> nn.Module:
     settings = dict(case.settings)
     init = settings["init"]
-    if not case.found.starts_as_identity:
+    if not case.layer.starts_as_identity:
         del settings["init"]
-    node = case.found.load()(case.port, **settings)
+    node = case.layer.load()(case.port, **settings)
     if not isinstance(node, nn.Module):
-        what = f"its builder returned a {type(node).__name__}"
-        raise InputError(what, where=case.found.name, remedy="return an nn.Module")
-    wrap = init == "identity" and not case.found.starts_as_identity
+        problem = f"its builder returned a {type(node).__name__}"
+        raise InputError(problem, where=case.layer.name, remedy="return an nn.Module")
+    wrap = init == "identity" and not case.layer.starts_as_identity
     return IdentityStart(node) if wrap else node
 
 

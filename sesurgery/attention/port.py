@@ -85,10 +85,10 @@ class Port:
 MAX_POSITIONS = 4096
 
 
-def divides(part: int, whole: int, what: str, option: str) -> None:
-    """Raise ``Unfit`` unless ``whole`` (described by ``what``) is a multiple of ``part``, the value of ``option``."""
+def divides(part: int, whole: int, unit: str, option: str) -> None:
+    """Raise ``Unfit`` unless ``whole`` (counted in ``unit``) is a multiple of ``part``, the value of ``option``."""
     if whole % part:
-        raise Unfit(f"{option} {part} does not divide the {whole} {what}")
+        raise Unfit(f"{option} {part} does not divide the {whole} {unit}")
 
 
 def kernel_fits(port: Port, kernel: int) -> None:

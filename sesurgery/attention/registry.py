@@ -103,8 +103,8 @@ def attention(
 
 def child_name(name: str) -> str:
     """Name the node should have as a child of its host: an identifier and no keyword."""
-    found = entry(name)
-    plain = (found.child or found.name).replace("-", "_").lower()
+    layer = entry(name)
+    plain = (layer.child or layer.name).replace("-", "_").lower()
     return f"{plain}_attn" if keyword.iskeyword(plain) else plain
 
 
@@ -115,28 +115,28 @@ def check_options(name: str, options: Mapping[str, Any], where: str = "") -> lis
     """
     place = f"{where}: " if where else ""
     try:
-        found = entry(name)
+        layer = entry(name)
     except UnknownNameError as error:
         return [f"{place}{error}"]
     problems = [
         f"{where}.{key}: {text}" if where else f"{key}: {text}"
         for key, value in options.items()
-        if (text := _problem(found, key, value))
+        if (text := _problem(layer, key, value))
     ]
-    settings = {**found.defaults, **options}
+    settings = {**layer.defaults, **options}
     if options.get("act_slope") is not None and settings.get("act") not in {"leaky_relu", "inherit"} and not problems:
         problems.append(f"{place}act_slope has no meaning with act: {settings.get('act')}; set act: leaky_relu")
     return problems
 
 
-def _problem(found: Entry, key: str, value: object) -> str | None:
-    if key not in found.accepted:
-        near = nearest(str(key), found.accepted)
-        hint = f"did you mean {either(near)}?" if near else f"options are {', '.join(sorted(found.accepted))}"
-        return f'unknown option of module "{found.name}"; {hint}'
-    if value is None and found.defaults.get(key, value) is None:
+def _problem(layer: Entry, key: str, value: object) -> str | None:
+    if key not in layer.accepted:
+        near = nearest(str(key), layer.accepted)
+        hint = f"did you mean {either(near)}?" if near else f"options are {', '.join(sorted(layer.accepted))}"
+        return f'unknown option of module "{layer.name}"; {hint}'
+    if value is None and layer.defaults.get(key, value) is None:
         return None
-    rule = Choice(found.choices[key]) if key in found.choices else RULES.get(key)
+    rule = Choice(layer.choices[key]) if key in layer.choices else RULES.get(key)
     return rule.problem(value) if rule else None
 
 

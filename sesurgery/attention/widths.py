@@ -26,15 +26,15 @@ def reduced_channels(name: str, channels: int, options: Mapping[str, Any]) -> in
     Raises:
         UnknownNameError: where no node has that name.
     """
-    found = entry(name)
-    if "rd_channels" not in found.options or "reduction" not in found.options:
+    layer = entry(name)
+    if "rd_channels" not in layer.options or "reduction" not in layer.options:
         return None
-    settings = {"reduction": 16, **found.defaults, **options}
+    settings = {"reduction": 16, **layer.defaults, **options}
     if settings.get("rd_channels"):
         return int(settings["rd_channels"])
     from_block = settings.get("reduce_from") == "block input" and "rd_divisor" not in options
     divisor = 1 if from_block else int(settings.get("rd_divisor", 1))
-    rounding = "nearest" if from_block else found.rounding
+    rounding = "nearest" if from_block else layer.rounding
     return squeezed(channels, settings["reduction"], divisor, rounding)
 
 

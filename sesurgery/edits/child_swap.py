@@ -214,8 +214,8 @@ def _unchanged(survey: Survey, edit: Edit, path: str, was: str) -> nn.Module:
     except AttributeError:
         module = None
     if module is None or digest(module) != was:
-        what = f"{path} is not the module that the plan was made for"
-        raise StalePlanError(what, where=edit.path, remedy="plan again on this model")
+        problem = f"{path} is not the module that the plan was made for"
+        raise StalePlanError(problem, where=edit.path, remedy="plan again on this model")
     return module
 
 

@@ -61,8 +61,8 @@ def replay_step(anatomy: Anatomy, edits: Sequence[Edit]) -> Step:
         try:
             KINDS.find(edit.action)
         except UnknownNameError as error:
-            what = f"a step of the plan has actions that are not registered ({error})"
-            raise StalePlanError(what, where=edit.path, remedy="import the file that registers them first") from None
+            problem = f"a step of the plan has actions that are not registered ({error})"
+            raise StalePlanError(problem, where=edit.path, remedy="import the file that registers them first") from None
     try:
         actions, diffs = realise(anatomy, edits)
     except UnfitHost as unfit:
@@ -141,8 +141,8 @@ def _verify(survey: Survey, edit: Edit) -> None:
     try:
         host = survey.module(edit.host)
     except AttributeError:
-        what = f"the plan wants to operate on {edit.host}, and this model has no such module"
-        raise StalePlanError(what, where=edit.path, remedy=remedy) from None
+        problem = f"the plan wants to operate on {edit.host}, and this model has no such module"
+        raise StalePlanError(problem, where=edit.path, remedy=remedy) from None
     if fingerprint(survey, host) != edit.fingerprint:
-        what = "the forward of its host is not the one that the plan was made for"
-        raise StalePlanError(what, where=edit.path, remedy=remedy)
+        problem = "the forward of its host is not the one that the plan was made for"
+        raise StalePlanError(problem, where=edit.path, remedy=remedy)

@@ -126,9 +126,11 @@ def _read_torch(path: Path) -> object:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code is None and "weights_only" not in str(error).partition("WeightsUnpickler error")[2]:
             raise _broken(path, error) from error
-        what = f"refused: it holds pickled code ({code[1] if code else 'not only tensors'}), which could run anything"
+        problem = (
+            f"refused: it holds pickled code ({code[1] if code else 'not only tensors'}), which could run anything"
+        )
         remedy = "save the weights alone: torch.save(model.state_dict(), path), or as .safetensors"
-        raise WeightsError(what, where=str(path), remedy=remedy) from error
+        raise WeightsError(problem, where=str(path), remedy=remedy) from error
     except Exception as error:
         # torch.load fails with whatever its layers raise: EOFError, RuntimeError, KeyError, struct.error, ...
         if "TorchScript" in str(error):
@@ -146,19 +148,19 @@ def _unwrap(data: object, where: str) -> tuple[dict[str, Tensor], tuple[str, ...
     """The dict of tensors inside a checkpoint, and what was opened to get at it."""
     opened: list[str] = []
     while isinstance(data, Mapping) and len(opened) < 4:
-        found = [key for key in CONTAINERS if isinstance(data.get(key), Mapping)]
-        if not found:
+        containers = [key for key in CONTAINERS if isinstance(data.get(key), Mapping)]
+        if not containers:
             break
-        others = f' (not "{found[1]}")' if len(found) > 1 else ""
-        opened.append(f'took the weights from "{found[0]}"{others}')
-        data = data[found[0]]
+        others = f' (not "{containers[1]}")' if len(containers) > 1 else ""
+        opened.append(f'took the weights from "{containers[0]}"{others}')
+        data = data[containers[0]]
     if not isinstance(data, Mapping):
         raise WeightsError(f"holds {type(data).__name__}, not a dict of tensors", where=where)
     for key, value in data.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            what = f"is no dict of tensors: {str(key)[:80]!r} holds {type(value).__name__}"
+            problem = f"is no dict of tensors: {str(key)[:80]!r} holds {type(value).__name__}"
             remedy = f"save the state_dict alone, or under one of {', '.join(CONTAINERS)}"
-            raise WeightsError(what, where=where, remedy=remedy)
+            raise WeightsError(problem, where=where, remedy=remedy)
     if not data:
         raise WeightsError("holds no tensors", where=where)
     return dict(data), tuple(opened)
@@ -208,9 +210,9 @@ def _check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], kept: Map
     if shapes:
         differ = listed(shapes, SHOWN, lambda key: f"{key} is {_kind(state[key])}, the model's {_kind(own[key])}")
         lines.append(f"{len(shapes)} of another shape: {differ}")
-    what = "\n  ".join(("does not fit the model, and nothing was loaded", *lines))
+    problem = "\n  ".join(("does not fit the model, and nothing was loaded", *lines))
     remedy = "name the model it was made for, with the --model-arg values it was made with"
-    raise WeightsError(what, where=where, remedy=remedy)
+    raise WeightsError(problem, where=where, remedy=remedy)
 
 
 def _hint(key: str, known: Iterable[str]) -> str:

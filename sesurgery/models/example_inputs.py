@@ -51,13 +51,13 @@ def _sizes(
         size = read_input_size(input_size)
         yield size, len(size) == 1 and bool(layers) and isinstance(layers[0], nn.Embedding)
         return
-    found: list[tuple[Shape, bool]] = [(size, False) for size in _own_sizes(model, args)]
-    found += [(size, False) for size in declared]
+    sizes: list[tuple[Shape, bool]] = [(size, False) for size in _own_sizes(model, args)]
+    sizes += [(size, False) for size in declared]
     if detector:
-        found.append(((3, DETECTION_SIZE, DETECTION_SIZE), False))
-    found += [(size, isinstance(layer, nn.Embedding)) for layer in layers for size in _layer_sizes(layer)]
-    found += [((3, size, size), False) for size in IMAGE_SIZES]
-    yield from dict.fromkeys(found)
+        sizes.append(((3, DETECTION_SIZE, DETECTION_SIZE), False))
+    sizes += [(size, isinstance(layer, nn.Embedding)) for layer in layers for size in _layer_sizes(layer)]
+    sizes += [((3, size, size), False) for size in IMAGE_SIZES]
+    yield from dict.fromkeys(sizes)
 
 
 def _own_sizes(model: nn.Module, args: Mapping[str, Any]) -> Iterator[Shape]:

@@ -40,14 +40,14 @@ def _image(numbers: Shape, where: str) -> Shape:
     """What one or two numbers leave out: the channels, and a width that is the height."""
     height, width = (numbers * 2)[:2]
     if len(numbers) == 2 and height <= _CHANNELS:
-        what = f"two numbers are height and width, and {height} is no height"
-        raise InputError(what, where=where, remedy=f"{_REMEDY}; in Python, a tuple is taken as it stands")
+        problem = f"two numbers are height and width, and {height} is no height"
+        raise InputError(problem, where=where, remedy=f"{_REMEDY}; in Python, a tuple is taken as it stands")
     return numbers if len(numbers) > 2 else (3, height, width)
 
 
 def _numbers(text: str, where: str) -> Shape:
     parts = [part.strip() for part in text.lower().replace("x", ",").split(",")]
     if not all(part.isascii() and part.isdecimal() and len(part) <= 10 for part in parts):
-        what = "must be whole positive numbers with commas between them"
-        raise InputError(what, where=f'{where} "{shown(text)}"', remedy=_REMEDY)
+        problem = "must be whole positive numbers with commas between them"
+        raise InputError(problem, where=f'{where} "{shown(text)}"', remedy=_REMEDY)
     return tuple(int(part) for part in parts)

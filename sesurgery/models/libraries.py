@@ -69,8 +69,8 @@ def check(library: Library, name: str, args: Mapping[str, Any], pretrained: bool
         raise unknown(f"{library} model", name, list_names()[library])
     for argument in args:
         if argument in _WEIGHT_ARGS:
-            what = f'model argument "{argument}" would load weights'
-            raise InputError(what, where=where, remedy="use --pretrained, or --weights FILE")
+            problem = f'model argument "{argument}" would load weights'
+            raise InputError(problem, where=where, remedy="use --pretrained, or --weights FILE")
     if pretrained and not _has_weights(library, name):
         remedy = "leave out --pretrained, or give a checkpoint with --weights FILE"
         raise ModelError("its library publishes no pretrained weights", where=where, remedy=remedy)
@@ -96,8 +96,8 @@ def explain(error: BaseException, library: Library, name: str, args: Mapping[str
         known = _arguments(library, name, {key: value for key, value in args.items() if key != argument[1]})
         return UnknownNameError("model argument", argument[1], known, where=where)
     if pretrained and _is_download(error):
-        what = f"downloading its pretrained weights failed with {reason(error)}"
-        return ModelError(what, where=where, remedy="give a checkpoint with --weights FILE")
+        problem = f"downloading its pretrained weights failed with {reason(error)}"
+        return ModelError(problem, where=where, remedy="give a checkpoint with --weights FILE")
     if _is_mismatch(error):
         return _mismatch(error)
     given = " ".join(f"--model-arg {key}={value}" for key, value in args.items())
@@ -168,6 +168,6 @@ def _is_mismatch(error: BaseException) -> bool:
 
 
 def _mismatch(error: BaseException) -> ModelError:
-    what = f"torch and torchvision do not belong together ({reason(error)})"
+    problem = f"torch and torchvision do not belong together ({reason(error)})"
     remedy = "reinstall both from the same index: pip install --force-reinstall torch torchvision"
-    return ModelError(what, where="torchvision", remedy=remedy)
+    return ModelError(problem, where="torchvision", remedy=remedy)

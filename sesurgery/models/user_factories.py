@@ -39,8 +39,8 @@ class Factory:
         with importable(self.folder):
             model = self.call(**self.args)
         if not isinstance(model, nn.Module):
-            what = f"the factory returned {type(model).__name__}, not an nn.Module"
-            raise ModelError(what, where=self.where, remedy="a factory returns the model itself")
+            problem = f"the factory returned {type(model).__name__}, not an nn.Module"
+            raise ModelError(problem, where=self.where, remedy="a factory returns the model itself")
         return model
 
     def explain(self, error: BaseException) -> ModelError:
@@ -84,9 +84,9 @@ def _load_module(name: str) -> ModuleType:
 
 
 def _find(module: ModuleType, name: str, where: str) -> Callable[..., object]:
-    found: object = module
+    member: object = module
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(member, part):
             known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
             near = nearest(name, known)
             own = [key for key in known if getattr(getattr(module, key), "__module__", "") == module.__name__]
@@ -94,14 +94,14 @@ def _find(module: ModuleType, name: str, where: str) -> Callable[..., object]:
             raise ModelError(
                 f'has no "{name}"', where=where, remedy=f"did you mean {either(near)}?" if near else listed
             )
-        found = getattr(found, part)
-    if isinstance(found, nn.Module):
+        member = getattr(member, part)
+    if isinstance(member, nn.Module):
         remedy = "name a function or class that returns it"
         raise ModelError(f'"{name}" is a module that exists already, not a factory', where=where, remedy=remedy)
-    if not callable(found):
+    if not callable(member):
         remedy = "name a function or class that returns an nn.Module"
-        raise ModelError(f'"{name}" is not callable but {type(found).__name__}', where=where, remedy=remedy)
-    return found
+        raise ModelError(f'"{name}" is not callable but {type(member).__name__}', where=where, remedy=remedy)
+    return member
 
 
 def _check_args(factory: Callable[..., object], where: str, args: Mapping[str, Any]) -> None:

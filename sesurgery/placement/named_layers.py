@@ -36,11 +36,11 @@ def layers_of(anatomy: Anatomy, at: At) -> Iterator[nn.Module]:
         return
     test = _LAYERS[at.name]
     survey = anatomy.survey
-    found: list[nn.Module] = []
+    layers: list[nn.Module] = []
     for module in survey.probe.frames:
-        if not survey.paths[module] or not test(module) or hidden_in(survey, module, [*anatomy.attention, *found]):
+        if not survey.paths[module] or not test(module) or hidden_in(survey, module, [*anatomy.attention, *layers]):
             continue
-        found.append(module)
+        layers.append(module)
         if not anatomy.blocks or anatomy.block_of(survey.paths[module]) is not None:
             yield module
 

@@ -66,19 +66,19 @@ def traits(anatomy: Anatomy, block: nn.Module) -> frozenset[str]:
 
 
 def _traits(anatomy: Anatomy, block: nn.Module) -> frozenset[str]:
-    found: set[str] = set()
+    site_traits: set[str] = set()
     parts = list(block.modules())
     if any(part in anatomy.attention for part in parts):
-        found.add("attention")
+        site_traits.add("attention")
     if any(is_depthwise(part) for part in parts):
-        found.add("depthwise conv")
+        site_traits.add("depthwise conv")
     if any(is_norm(part) for part in parts):
-        found.add("norm")
+        site_traits.add("norm")
     kinds = {merge.kind for part in parts for merge in anatomy.merges.get(part, ())}
     words = {"identity": "identity", "projected": "projection", "concat": "concat"}
-    found.update(words[kind] for kind in kinds if kind in words)
+    site_traits.update(words[kind] for kind in kinds if kind in words)
     if kinds & {"identity", "projected"}:
-        found.add("residual add")
+        site_traits.add("residual add")
     if any(next(empty_sockets(anatomy.survey, part), None) for part in parts):
-        found.add("socket")
-    return frozenset(found)
+        site_traits.add("socket")
+    return frozenset(site_traits)

@@ -163,7 +163,7 @@ def _innermost(anatomy: Anatomy, module: nn.Module) -> nn.Module:
 def wrapping(anatomy: Anatomy, block: nn.Module, stage: int | None) -> nn.Module:
     """The outermost module around a block whose output still has the block's resolution, short of the model itself."""
     survey = anatomy.survey
-    found = block
+    outermost = block
     frame = survey.frame(block)
     size = resolution(frame.output) if frame is not None and isinstance(frame.output, torch.Tensor) else None
     for path in outwards(survey.paths[block])[1:-1]:
@@ -177,18 +177,18 @@ def wrapping(anatomy: Anatomy, block: nn.Module, stage: int | None) -> nn.Module
         stages = {number for other, number in anatomy.blocks.items() if below(survey.paths[other], path)}
         if stage is not None and stages != {stage}:
             break
-        found = outer
-    return found
+        outermost = outer
+    return outermost
 
 
 def _projections(anatomy: Anatomy) -> set[nn.Module]:
-    found: set[nn.Module] = set()
+    projections: set[nn.Module] = set()
     for host, merges in anatomy.merges.items():
         for merge in merges:
             if merge.residual and merge.inner is None and merge.identity is not None:
                 way = anatomy.flows[host].between(merge.fork, merge.identity)
-                found.update(host.get_submodule(str(node.target)) for node in way if node.op == "call_module")
-    return found
+                projections.update(host.get_submodule(str(node.target)) for node in way if node.op == "call_module")
+    return projections
 
 
 def place_in(anatomy: Anatomy, host: nn.Module, node: Node) -> str:

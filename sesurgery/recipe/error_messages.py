@@ -43,10 +43,10 @@ def problems_of(error: ValidationError, data: Any) -> list[str]:
     if isinstance(data, Mapping) and data.get("rules"):
         # Rules that will not do do not count as rules for pydantic; to their author the list is not empty.
         listed = [details for details in listed if details["type"] != "too_short"]
-    found = [_problem(details) for details in listed]
-    found = list(dict.fromkeys([*found, *_rule_problems(data, found)]))
-    more = len(found) - MAX_PROBLEMS
-    return [*found[:MAX_PROBLEMS], f"and {more} more; mend these first"] if more > 0 else found
+    problems = [_problem(details) for details in listed]
+    problems = list(dict.fromkeys([*problems, *_rule_problems(data, problems)]))
+    more = len(problems) - MAX_PROBLEMS
+    return [*problems[:MAX_PROBLEMS], f"and {more} more; mend these first"] if more > 0 else problems
 
 
 def place(loc: tuple[int | str, ...]) -> str:
@@ -112,14 +112,14 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
 
 
-def _rule_problems(data: Any, found: list[str]) -> list[str]:
+def _rule_problems(data: Any, reported: list[str]) -> list[str]:
     """What pydantic only checks once every key of a rule is right; a misspelt action is not also a missing one."""
     rules = data.get("rules") if isinstance(data, Mapping) else None
     problems: list[str] = []
     for index, rule in enumerate(rules if isinstance(rules, list) else ()):
         if isinstance(rule, Mapping):
             given = [name for name in ACTIONS if name in rule]
-            misspelt = any(text.startswith(f"rules[{index}].") and "unknown key" in text for text in found)
+            misspelt = any(text.startswith(f"rules[{index}].") and "unknown key" in text for text in reported)
             problem = action_problem(given)
             if problem and (given or not misspelt):
                 problems.append(f"rules[{index}]: {problem}")

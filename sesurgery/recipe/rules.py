@@ -296,8 +296,8 @@ def action_problem(given: list[str]) -> str | None:
     """What is wrong with the actions of one rule, or None."""
     if len(given) == 1:
         return None
-    found = "none is there" if not given else f"{' and '.join(given)} are there; make two rules of them"
-    return f"a rule needs exactly one of {', '.join(ACTIONS)}; {found}"
+    clause = "none is there" if not given else f"{' and '.join(given)} are there; make two rules of them"
+    return f"a rule needs exactly one of {', '.join(ACTIONS)}; {clause}"
 
 
 def _wrong_role(at: At, action: str, roles: tuple[str, ...]) -> str:

@@ -130,14 +130,14 @@ class Condition(BaseModel):
         # "all" also means sites outside every stage, such as a backbone's end.
         if self.stages in (None, "all") or facts.stage in parse_stages(self.stages, facts.stages):
             return None
-        found = "outside all stages" if facts.stage is None else f"in stage {facts.stage}"
-        return f"{found}, not in {self.stages}"
+        place = "outside all stages" if facts.stage is None else f"in stage {facts.stage}"
+        return f"{place}, not in {self.stages}"
 
     def _block(self, facts: SiteFacts) -> str | None:
         if self.blocks in (None, "all") or facts.block in select_blocks(self.blocks, facts.blocks):
             return None
-        found = "in no block" if facts.block is None else f"in block {facts.block} of its stage"
-        return f"{found}, not in {self.blocks}"
+        place = "in no block" if facts.block is None else f"in block {facts.block} of its stage"
+        return f"{place}, not in {self.blocks}"
 
     def _type(self, facts: SiteFacts) -> str | None:
         if self.type is None or _matches(facts.types, self.type):
@@ -152,9 +152,9 @@ class Condition(BaseModel):
     def _numbers(self, facts: SiteFacts) -> str | None:
         for name in ("channels", "kernel", "stride"):
             wanted: Compare | None = getattr(self, name)
-            found: int | tuple[int, ...] | None = getattr(facts, name)
-            if wanted is not None and not wanted(found):
-                shown = "unknown" if found is None else "x".join(map(str, found)) if isinstance(found, tuple) else found
+            value: int | tuple[int, ...] | None = getattr(facts, name)
+            if wanted is not None and not wanted(value):
+                shown = "unknown" if value is None else "x".join(map(str, value)) if isinstance(value, tuple) else value
                 return f"{name} {shown}, not {wanted.text}"
         return None
 

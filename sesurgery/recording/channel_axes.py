@@ -104,19 +104,19 @@ def _axes_after(name: str, args: tuple[Any, ...], output: torch.Tensor) -> Axes 
 
 
 def _tensors(args: Sequence[Any]) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
+    tensors: list[torch.Tensor] = []
     for arg in args:
         if isinstance(arg, torch.Tensor):
-            found.append(arg)
+            tensors.append(arg)
         elif isinstance(arg, (list, tuple)):
-            found.extend(item for item in arg if isinstance(item, torch.Tensor))
-    return found
+            tensors.extend(item for item in arg if isinstance(item, torch.Tensor))
+    return tensors
 
 
 def _shared(labels: Iterable[Axes | None]) -> Axes | None:
     """The one label that all have, as far as it is more than assumed."""
-    found = list(labels)
-    firm = {axes for axes in found if type(axes) is not Assumed} or set(found)
+    all_axes = list(labels)
+    firm = {axes for axes in all_axes if type(axes) is not Assumed} or set(all_axes)
     return firm.pop() if len(firm) == 1 else None
 
 
@@ -195,15 +195,15 @@ def _view(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
     behind = prod(shape[last + 1 :])
     if size == 1:
         return None
-    found: list[int] = []
+    places: list[int] = []
     for place in range(output.ndim - 1, -1, -1):
         length, tail = output.shape[place], prod(output.shape[place + 1 :])
         if length > 1 and behind <= tail and tail * length <= behind * size:
-            found.insert(0, place)
-    if prod(output.shape[place] for place in found) != size:
+            places.insert(0, place)
+    if prod(output.shape[place] for place in places) != size:
         return None
     # An instance norm folds the batch into the channels and takes it out again.
-    return tuple(found[1:] if found[0] == 0 and len(found) > 1 else found)
+    return tuple(places[1:] if places[0] == 0 and len(places) > 1 else places)
 
 
 def _unsqueeze(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
@@ -212,9 +212,9 @@ def _unsqueeze(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
 
 
 def _stack(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
-    found = _shared(_axes(tensor) for tensor in args[0])
+    axes = _shared(_axes(tensor) for tensor in args[0])
     new = (args[1] if len(args) > 1 else 0) % output.ndim
-    return None if found is None else tuple(axis + (new <= axis) for axis in found)
+    return None if axes is None else tuple(axis + (new <= axis) for axis in axes)
 
 
 def _select(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:

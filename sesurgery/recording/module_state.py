@@ -45,18 +45,18 @@ class Attributes:
         self._held = [(module, dict(module.__dict__)) for module in modules]
         self._boxes = [
             (module, name, box, _contents(box))
-            for module, held in self._held
-            for name in held.keys() - _HOOKS
-            if isinstance(box := held[name], _BOXES)
+            for module, attributes in self._held
+            for name in attributes.keys() - _HOOKS
+            if isinstance(box := attributes[name], _BOXES)
         ]
 
     def changes(self) -> Iterator[Change]:
         """What is, or holds, something else now."""
-        for module, held in self._held:
+        for module, attributes in self._held:
             now = module.__dict__
-            if not _same(now, held):
-                for name in {**held, **now}:
-                    if now.get(name, _ABSENT) is not held.get(name, _ABSENT):
+            if not _same(now, attributes):
+                for name in {**attributes, **now}:
+                    if now.get(name, _ABSENT) is not attributes.get(name, _ABSENT):
                         yield Change(module, name)
         for module, name, box, old in self._boxes:
             if not _same(box, old):
@@ -64,8 +64,8 @@ class Attributes:
 
     def restore(self) -> None:
         """Put everything back."""
-        for module, held in self._held:
-            _put_back(module.__dict__, held)
+        for module, attributes in self._held:
+            _put_back(module.__dict__, attributes)
         for _, _, box, old in self._boxes:
             _put_back(box, old)
 
@@ -127,8 +127,8 @@ def _reachable(kinds: Iterable[type]) -> list[Any]:
         for base in kind.__mro__:
             if base.__module__.startswith("torch.") or base is object:
                 continue
-            held = [value for name, value in vars(base).items() if not name.startswith("__")]
-            boxes.update((id(value), value) for value in held if isinstance(value, _BOXES))
+            values = [value for name, value in vars(base).items() if not name.startswith("__")]
+            boxes.update((id(value), value) for value in values if isinstance(value, _BOXES))
         for function in functions_of(kind):
             boxes.update((id(value), value) for value in _held_by(function) if isinstance(value, _BOXES))
     return list(boxes.values())

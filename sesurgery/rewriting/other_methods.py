@@ -70,13 +70,13 @@ def entrances(host: nn.Module, graph: Graph) -> tuple[str, ...]:
 
 def _reached(kind: type, method: str) -> set[str]:
     """The methods that a method calls, directly or not."""
-    found: set[str] = set()
+    methods: set[str] = set()
     pending = [method]
     while pending:
-        called = {name for name in _names(kind, pending.pop()) if _code(kind, name) is not None} - found
-        found |= called
+        called = {name for name in _names(kind, pending.pop()) if _code(kind, name) is not None} - methods
+        methods |= called
         pending.extend(called)
-    return found - {method}
+    return methods - {method}
 
 
 def _names(kind: type, method: str) -> set[str]:
@@ -85,8 +85,8 @@ def _names(kind: type, method: str) -> set[str]:
 
 
 def _code(kind: type, method: str) -> types.CodeType | None:
-    found = inspect.unwrap(getattr(kind, method, None))  # type: ignore[arg-type]
-    return getattr(found, "__code__", None)
+    function = inspect.unwrap(getattr(kind, method, None))  # type: ignore[arg-type]
+    return getattr(function, "__code__", None)
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:

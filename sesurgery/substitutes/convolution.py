@@ -81,15 +81,15 @@ def _padding(old: Conv, kernel: Sequence[int], dilation: Sequence[int]) -> str |
     if old.padding == "same":
         return "same"
     now = (0,) * len(kernel) if isinstance(old.padding, str) else old.padding
-    found = []
+    paddings = []
     for padding, was, step, size, new_step in zip(now, old.kernel_size, old.dilation, kernel, dilation, strict=True):
         growth = new_step * (size - 1) - step * (was - 1)
         if growth % 2:
             raise Unfit(f"its kernel of {was} is even, and one of {size} cannot lie on the same centre")
         if padding + growth // 2 < 0:
             raise Unfit(f"a kernel of {size} would need a negative padding to keep the size of the map")
-        found.append(padding + growth // 2)
-    return tuple(found)
+        paddings.append(padding + growth // 2)
+    return tuple(paddings)
 
 
 def _both_sides(conv: Conv) -> list[int]:

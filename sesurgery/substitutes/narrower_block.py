@@ -33,12 +33,12 @@ def narrowed(block: nn.Module, ratio: Fraction) -> nn.Module:
     return new
 
 
-def _scaled(count: int, ratio: Fraction, what: str) -> int:
+def _scaled(count: int, ratio: Fraction, layer: str) -> int:
     scaled = count * ratio
     if count == 1:
         return 1
     if scaled.denominator != 1 or scaled < 1:
-        raise Unfit(f"{what} has {count} channels, and {float(ratio):g} of that is no whole number")
+        raise Unfit(f"{layer} has {count} channels, and {float(ratio):g} of that is no whole number")
     return int(scaled)
 
 
@@ -82,16 +82,16 @@ def _conv(conv: nn.Conv2d, ratio: Fraction) -> None:
     weight: torch.Tensor | None = conv._parameters.get("weight")
     if weight is None:
         raise Unfit("a convolution's weight is computed (weight norm or another parametrisation)")
-    what, out, groups = f"a {type(conv).__name__}", conv.out_channels, conv.groups
-    conv.in_channels = _scaled(conv.in_channels, ratio, what)
-    conv.out_channels = _scaled(out, ratio, what)
+    layer, out, groups = f"a {type(conv).__name__}", conv.out_channels, conv.groups
+    conv.in_channels = _scaled(conv.in_channels, ratio, layer)
+    conv.out_channels = _scaled(out, ratio, layer)
     if groups == 1:
         chosen = weight[: conv.out_channels, : conv.in_channels]
     elif (groups * ratio).denominator == 1:
         conv.groups = int(groups * ratio)
         chosen = weight[: conv.out_channels]
     elif conv.in_channels % groups or conv.out_channels % groups:
-        raise Unfit(f"{what} has {groups} groups, which {conv.in_channels} channels cannot be parted into")
+        raise Unfit(f"{layer} has {groups} groups, which {conv.in_channels} channels cannot be parted into")
     else:
         grouped = weight.unflatten(0, (groups, out // groups))
         chosen = grouped[:, : conv.out_channels // groups, : conv.in_channels // groups].flatten(0, 1)

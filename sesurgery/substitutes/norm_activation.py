@@ -56,18 +56,18 @@ def companions(norm: nn.Module) -> dict[str, nn.Module]:
 
 
 def _with_companions(new: nn.Module, old: nn.Module) -> nn.Module:
-    held = {name: copy.deepcopy(child) for name, child in companions(old).items()}
-    held = {name: child for name, child in held.items() if type(child) is not nn.Identity}
-    return nn.Sequential(OrderedDict([("norm", new), *held.items()])) if held else new
+    copies = {name: copy.deepcopy(child) for name, child in companions(old).items()}
+    copies = {name: child for name, child in copies.items() if type(child) is not nn.Identity}
+    return nn.Sequential(OrderedDict([("norm", new), *copies.items()])) if copies else new
 
 
 @make.register
 def _without_norm(new: WithoutNorm, old: nn.Module, *sources: nn.Module) -> nn.Module:
-    held = [copy.deepcopy(child) for child in companions(old).values() if type(child) is not nn.Identity]
-    for layer in held:
+    copies = [copy.deepcopy(child) for child in companions(old).values() if type(child) is not nn.Identity]
+    for layer in copies:
         if hasattr(layer, "inplace"):
             layer.inplace = False  # type: ignore[assignment]  # its input is no longer the norm's own
-    return held[0] if len(held) == 1 else nn.Sequential(*held) if held else nn.Identity()
+    return copies[0] if len(copies) == 1 else nn.Sequential(*copies) if copies else nn.Identity()
 
 
 def is_norm_of(old: nn.Module, kind: str) -> bool:

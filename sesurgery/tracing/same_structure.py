@@ -44,8 +44,8 @@ def _ties(module: nn.Module) -> tuple[int, ...]:
     """Which of the modules and weights in a module are one object: for each place the first that holds it."""
     first: dict[Any, int] = {}
     places = [part for _, part in module.named_modules(remove_duplicate=False)]
-    held = [*places, *(tensor for part in places for tensor in part._parameters.values())]
-    numbers = tuple(first.setdefault(id(item), index) for index, item in enumerate(held) if item is not None)
+    objects = [*places, *(tensor for part in places for tensor in part._parameters.values())]
+    numbers = tuple(first.setdefault(id(item), index) for index, item in enumerate(objects) if item is not None)
     return () if len(first) == len(numbers) else numbers
 
 

@@ -101,23 +101,23 @@ class Survey:
     @functools.cached_property
     def callers(self) -> dict[nn.Module, tuple[nn.Module, Trace, torch.fx.Node]]:
         """For every module the first call in a traced forward: the caller, its trace and the node."""
-        found: dict[nn.Module, tuple[nn.Module, Trace, torch.fx.Node]] = {}
+        callers: dict[nn.Module, tuple[nn.Module, Trace, torch.fx.Node]] = {}
         for host, traced in self.chains_and_hosts():
             for node in traced.graph.nodes:
                 if node.op == "call_module":
-                    found.setdefault(host.get_submodule(str(node.target)), (host, traced, node))
-        return found
+                    callers.setdefault(host.get_submodule(str(node.target)), (host, traced, node))
+        return callers
 
     @functools.cached_property
     def frames(self) -> dict[nn.Module, list[Frame]]:
         """Every recorded call of every module, in order."""
-        found: dict[nn.Module, list[Frame]] = {}
+        frames: dict[nn.Module, list[Frame]] = {}
         pending = [self.probe.root]
         while pending:
             frame = pending.pop()
-            found.setdefault(frame.module, []).append(frame)
+            frames.setdefault(frame.module, []).append(frame)
             pending.extend(reversed(frame.children))
-        return found
+        return frames
 
     def different_calls(self, module: nn.Module) -> list[Frame]:
         """The recorded calls of a module that differ in the nesting, shapes or labels of their arguments."""

@@ -46,8 +46,8 @@ class Registry(Mapping[str, T]):
         if known is not None and (known.origin is None or known.origin != origin):
             self._entries[self._key(name)] = known
             whose = f" of {known.origin}" if known.origin else ""
-            what = f'the {self.kind} "{known.name}"{whose} is already there'
-            raise InputError(what, where=origin, remedy="choose another name")
+            problem = f'the {self.kind} "{known.name}"{whose} is already there'
+            raise InputError(problem, where=origin, remedy="choose another name")
         self._entries[self._key(name)] = _Entry(name, thing, origin)
 
     def find(self, name: str, where: str | None = None) -> T:
