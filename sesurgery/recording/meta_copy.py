@@ -70,6 +70,8 @@ def _is_plain(kind: type[nn.Module]) -> bool:
     """Whether a deep copy of such a module is a new object with copies of its state, for want of another way."""
     special = ("__deepcopy__", "__getnewargs__", "__getnewargs_ex__")
     usual = ("__new__", "__reduce__", "__reduce_ex__")
+    if any(vars(base).get("__slots__") for base in kind.__mro__):
+        return False
     return not any(hasattr(kind, name) for name in special) and all(
         getattr(kind, name) is getattr(object, name) for name in usual
     )

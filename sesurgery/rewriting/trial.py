@@ -22,6 +22,8 @@ from sesurgery.rewriting.insertions import Trial, edited_methods_for
 from sesurgery.rewriting.other_methods import entrances, same_place
 from sesurgery.rewriting.removals import methods_without
 from sesurgery.rewriting.validation import Insertion, check, check_but_for
+from sesurgery.tracing.fingerprint import forward_kind
+from sesurgery.tracing.same_structure import own_attributes
 from sesurgery.tracing.survey import Survey
 from sesurgery.words.text import reason
 
@@ -69,7 +71,7 @@ def in_graph(survey: Survey, host: GraphModule, insertions: tuple[Insertion, ...
 def _in_graph(survey: Survey, host: GraphModule, insertions: tuple[Insertion, ...]) -> tuple[GraphCall, ...]:
     bench = _Bench.of(survey, host)
     frame = survey.different_calls(host)[0]
-    graph = bench.graph(frame)
+    graph, _ = bench.as_it_was(frame, ())
     calls = calls_in(host, graph, insertions)
     names = [call.name for call in calls]
     with filled(host, names):
@@ -106,8 +108,7 @@ def without_gates(survey: Survey, host: nn.Module, bypasses: tuple[Bypass, ...])
 
 def _remembered(survey: Survey, host: nn.Module, asked: Any, answer: Callable[[], Any]) -> Any:
     """What was answered for an equal host before; a refusal is remembered too."""
-    trace = survey.trace(host)
-    key = (host if trace is None else id(trace), type(host), asked)
+    key = (_kind(survey, host), asked)
     if key not in survey.memo:
         try:
             survey.memo[key] = answer()
@@ -118,13 +119,30 @@ def _remembered(survey: Survey, host: nn.Module, asked: Any, answer: Callable[[]
     return survey.memo[key]
 
 
+def _kind(survey: Survey, host: nn.Module) -> Any:
+    """What hosts have in common that do the same in their own code, whatever the sizes of their children."""
+    key = ("own code", host)
+    if key not in survey.memo:
+        attributes = own_attributes(host)
+        calls = len(survey.different_calls(host))
+        one_kind = None if attributes is None or calls != 1 else (attributes, forward_kind(survey, host), _ties(host))
+        survey.memo[key] = host if one_kind is None else one_kind
+    return survey.memo[key]
+
+
+def _ties(host: nn.Module) -> tuple[int, ...]:
+    """Which of the children are one module: for each the first place that holds it."""
+    children = list(host._modules.values())
+    return tuple(children.index(child) for child in children)
+
+
 def _with_layers(
     survey: Survey, host: nn.Module, insertions: tuple[Insertion, ...], sockets: tuple[str, ...]
 ) -> Written:
     bench = _Bench.of(survey, host)
     host = bench.host
     with filled(host, sockets):
-        before = [(frame, bench.graph(frame), bench.trained(frame)) for frame in survey.different_calls(bench.twin)]
+        before = [(frame, *bench.as_it_was(frame, sockets)) for frame in survey.different_calls(bench.twin)]
         frame, graph, _ = before[0]
         settled = [_settled(host, graph, insertion) for insertion in insertions]
 
@@ -147,7 +165,9 @@ def _with_layers(
 
 def _settled(host: nn.Module, graph: Graph, insertion: Insertion) -> Insertion:
     """The insertion behind identities that belong to the same expression, as in torch's FloatFunctional."""
-    node = next(node for node in graph.nodes if node.name == insertion.value)
+    node = next((node for node in graph.nodes if node.name == insertion.value), None)
+    if node is None:
+        raise Unfit("called again with the same arguments, its forward takes another way")
     value: Node = node
     while len(value.users) == 1 and value.meta.get("place") is not None:
         user = next(iter(value.users))
@@ -226,7 +246,7 @@ def _without_gates(survey: Survey, host: nn.Module, bypasses: tuple[Bypass, ...]
     frame, *others = survey.different_calls(host)
     if others:
         raise Unfit("its forward is called in several ways, and the gate is not the same in each")
-    graph = bench.graph(frame)
+    graph, _ = bench.as_it_was(frame, ())
     methods = methods_without(type(bench.host), graph, bypasses)
     names = [bypass.name for bypass in bypasses if bypass.name is not None]
     with filled(bench.host, names), _as(bench.host, methods):
@@ -256,13 +276,21 @@ class _Bench:
         calls = survey.different_calls(host)
         if not calls:
             raise Unfit("its forward is never called")
-        try:
-            record_call(host, calls[0])
-        except Exception as error:
-            if survey.body is None:
-                raise Unfit(f"its forward fails on its own: {reason(error)}") from None
-            return cls(host, survey.body.get_submodule(survey.paths[host]), survey)
+        if survey.body is not None:
+            try:
+                record_call(host, calls[0])
+            except Exception:  # on meta its code cannot look at the values that it looks at
+                return cls(host, survey.body.get_submodule(survey.paths[host]), survey)
         return cls(host, host, survey)
+
+    def as_it_was(self, frame: Frame, sockets: tuple[str, ...]) -> tuple[Graph, Graph | None]:
+        """What the host does without a change, in eval and in train mode; recorded once."""
+        key = ("as it was", self.twin, id(frame), sockets)
+        if key not in self.survey.memo:
+            # A record with numbers is not one on meta: kernels work in place where those on meta do not.
+            known = frame.graph if self.survey.body is None and not sockets else None
+            self.survey.memo[key] = (known or self.tried(frame), self.trained(frame))
+        return self.survey.memo[key]
 
     def called(self, frame: Frame) -> Frame:
         """The call once more, on the host as it is now. Raises ``Unfit`` where it fails."""
@@ -280,8 +308,6 @@ class _Bench:
         if graph is None:
             raise Unfit(f"the forward of {type(self.host).__name__} is torch's own")
         return graph
-
-    graph = tried
 
     def trained(self, frame: Frame) -> Graph | None:
         """What the host does while training; None where it cannot do that on its own."""

@@ -33,6 +33,17 @@ def structure(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
     return None if described is None else (described, _ties(module))
 
 
+def own_attributes(module: nn.Module) -> Any:
+    """What a module's own code may go by: its plain attributes, numbers with a point only by whether they are 0.
+
+    None where an attribute cannot be compared.
+    """
+    fields = [(name, value) for name, value in module.__dict__.items() if name not in _BOOKKEEPING]
+    described = tuple((name, value != 0 if isinstance(value, float) else _value(value)) for name, value in fields)
+    empty = tuple(name for name, child in module._modules.items() if child is None)
+    return None if any(value is _UNLIKE for _, value in described) else (type(module), described, empty)
+
+
 def _described(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
     if module not in known:
         known[module] = None  # a module that holds itself is equal to none
