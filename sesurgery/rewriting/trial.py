@@ -284,12 +284,10 @@ class _Bench:
         return cls(host, host, survey)
 
     def as_it_was(self, frame: Frame, sockets: tuple[str, ...]) -> tuple[Graph, Graph | None]:
-        """What the host does without a change, in eval and in train mode; recorded once."""
+        """What the host does without a change, in eval and in train mode, recorded as its edited methods will be."""
         key = ("as it was", self.twin, id(frame), sockets)
         if key not in self.survey.memo:
-            # A record with numbers is not one on meta: kernels work in place where those on meta do not.
-            known = frame.graph if self.survey.body is None and not sockets else None
-            self.survey.memo[key] = (known or self.tried(frame), self.trained(frame))
+            self.survey.memo[key] = (self.tried(frame), self.trained(frame))
         return self.survey.memo[key]
 
     def called(self, frame: Frame) -> Frame:
