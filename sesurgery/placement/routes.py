@@ -109,11 +109,17 @@ def _in_one_place(survey: Survey, module: nn.Module) -> bool:
     return len(survey.mounts[module]) == 1 and survey.probe.calls.get(module, 0) <= 1
 
 
+def _has(host: nn.Module, name: str) -> bool:
+    """Whether a module has an attribute, whatever a ``__getattr__`` of its own answers for other names."""
+    tables = (host.__dict__, host._modules, host._parameters, host._buffers)
+    return hasattr(type(host), name) or any(name in table for table in tables)
+
+
 def _free_name(host: nn.Module, edit: Insert, role: str, names: set[str]) -> str:
     wanted = edit.name or attention.child_name(edit.module)
 
     def free(name: str) -> bool:
-        return name not in names and not hasattr(host, name)
+        return name not in names and not _has(host, name)
 
     if free(wanted):
         return wanted
