@@ -77,7 +77,7 @@ def own_code(module: nn.Module) -> dict[int, types.CodeType]:
     forward = module.__dict__.get("forward")
     if forward is None:
         return known
-    return {**known, **{id(code): code for each in _functions_in(forward) for code in _nested(each.__code__)}}
+    return {**known, **{id(code): code for each in _functions_in(forward) for code in nested_code(each.__code__)}}
 
 
 # Weak: an operated class goes with the last model that is of it.
@@ -86,7 +86,7 @@ _CODE: weakref.WeakKeyDictionary[type, dict[int, types.CodeType]] = weakref.Weak
 
 def _code_of_class(kind: type) -> dict[int, types.CodeType]:
     if kind not in _CODE:
-        codes = (code for function in functions_of(kind) for code in _nested(function.__code__))
+        codes = (code for function in functions_of(kind) for code in nested_code(function.__code__))
         _CODE[kind] = {id(code): code for code in codes}
     return _CODE[kind]
 
@@ -118,11 +118,12 @@ def _functions_in(value: Any) -> Iterator[types.FunctionType]:
             pending.append(getattr(item, "__wrapped__", None))
 
 
-def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+def nested_code(code: types.CodeType) -> Iterator[types.CodeType]:
+    """A code object and those of the functions and comprehensions defined in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _nested(constant)
+            yield from nested_code(constant)
 
 
 def _filled(cell: types.CellType) -> bool:

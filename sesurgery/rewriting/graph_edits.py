@@ -1,4 +1,4 @@
-"""Edits of one host's graph: a layer called at a site, a gate taken out."""
+"""Edits of one host's graph: a gate taken out, and places in a GraphModule's own graph."""
 
 from __future__ import annotations
 
@@ -15,21 +15,6 @@ from sesurgery.rewriting.author_source import Span, read_method
 from sesurgery.rewriting.validation import Insertion
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A node to be put into a graph.
-
-    Attributes:
-        name: attribute of the host that will hold the node.
-        value: name of the graph's node whose activation it takes.
-        users: names of the nodes that take its output instead; every user where empty.
-    """
-
-    name: str
-    value: str
-    users: tuple[str, ...] = ()
-
-
 def copy_graph(graph: Graph) -> Graph:
     """A copy of a graph with the values of its nodes."""
     copied = Graph()
@@ -39,33 +24,6 @@ def copy_graph(graph: Graph) -> Graph:
     for old, new in places.items():
         new.meta = dict(old.meta)
     return copied
-
-
-def cut_graph(graph: Graph, cuts: Sequence[Cut]) -> Graph:
-    """A copy of ``graph`` with a call of each cut's node put in. Raises ``KeyError`` where a name is not in it."""
-    copied = copy_graph(graph)
-    nodes = {node.name: node for node in copied.nodes}
-    latest: dict[tuple[Node, Node], Node] = {}
-    before = {name: list(node.users) for name, node in nodes.items()}
-    for cut in cuts:
-        value = nodes[cut.value]
-        users = [nodes[name] for name in cut.users] or before[cut.value]
-        sources = {latest.get((value, user), value) for user in users}
-        if len(sources) > 1:
-            raise Unfit("another rule has already parted the ways that this one would gate together")
-        source = sources.pop() if sources else value
-        with copied.inserting_after(_last_placeholder(copied) if source.op == "placeholder" else source):  # type: ignore[union-attr]
-            node = copied.call_module(cut.name, (source,))
-        node.meta["val"] = value.meta.get("val")
-        for user in users:
-            user.replace_input_with(source, node)
-            latest[(value, user)] = node
-    return copied
-
-
-def _last_placeholder(graph: Graph) -> Node | None:
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    return inputs[-1] if inputs else None
 
 
 @dataclass(frozen=True)

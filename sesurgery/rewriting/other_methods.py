@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 from torch.fx import Graph, Node
 
 from sesurgery.operating.edited_class import original_class
+from sesurgery.recording.author_places import nested_code
 from sesurgery.rewriting.insertions import paths_to
 from sesurgery.rewriting.validation import Insertion
 
@@ -81,16 +81,9 @@ def _reached(kind: type, method: str) -> set[str]:
 
 def _names(kind: type, method: str) -> set[str]:
     code = _code(kind, method)
-    return set() if code is None else {name for part in _nested(code) for name in part.co_names}
+    return set() if code is None else {name for part in nested_code(code) for name in part.co_names}
 
 
 def _code(kind: type, method: str) -> types.CodeType | None:
     function = inspect.unwrap(getattr(kind, method, None))  # type: ignore[arg-type]
     return getattr(function, "__code__", None)
-
-
-def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _nested(constant)
