@@ -23,7 +23,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
-    "HOOKS",
+    "BACKWARD_HOOKS",
+    "FORWARD_HOOKS",
     "AdaptiveAvgPool",
     "AdaptiveMaxPool",
     "AvgPool",
@@ -45,15 +46,14 @@ __all__ = [
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-HOOKS = (
+FORWARD_HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_always_called",
 )
+BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 
 
 def packet(function: Any) -> Any:

@@ -7,7 +7,9 @@ The copy lies on the ``meta`` device, so it costs no memory and no arithmetic, a
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
+import types
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,17 +17,21 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sesurgery.errors import ModelError
-from sesurgery.recording.compat import HOOKS
+from sesurgery.recording.compat import BACKWARD_HOOKS, FORWARD_HOOKS
 from sesurgery.recording.module_state import TABLES
 from sesurgery.recording.nested import map_tensors
 from sesurgery.words.text import reason
 
 _ATOMS = frozenset((type(None), bool, int, float, str, torch.Size, torch.dtype))
 _CONTAINERS = frozenset((OrderedDict, dict, list, set))
+_FILLED = (nn.Module, torch.Tensor, dict, list, set, deque)
 
 
-def twin_of(model: nn.Module) -> nn.Module:
+def twin_of(model: nn.Module, hooks: bool = False) -> nn.Module:
     """Copy ``model`` onto ``meta``: same classes, attributes, sharing and modes; no weights, no hooks.
+
+    Args:
+        hooks: the copy has hooks of its own around forwards, for a model that needs them to run.
 
     Raises:
         ModelError: an attribute of the model refuses to be copied, or a part of it is scripted.
@@ -36,10 +42,10 @@ def twin_of(model: nn.Module) -> nn.Module:
         memo[id(tensor)] = _weightless(tensor)
     modules = list(model.modules())
     for module in modules:
-        for name in HOOKS:
-            hooks = module.__dict__.get(name)
-            if hooks is not None:
-                memo[id(hooks)] = type(hooks)()
+        for name in BACKWARD_HOOKS if hooks else (*FORWARD_HOOKS, *BACKWARD_HOOKS):
+            table = module.__dict__.get(name)
+            if table is not None:
+                memo[id(table)] = type(table)()
         if _is_plain(type(module)):
             memo[id(module)] = type(module).__new__(type(module))
     try:
@@ -47,13 +53,53 @@ def twin_of(model: nn.Module) -> nn.Module:
             for module in reversed(modules):  # what is inside first
                 if id(module) in memo:
                     _copy_state(module, memo[id(module)], memo)
-            return copy.deepcopy(model, memo)
+            twin = copy.deepcopy(model, memo)
+            own_hooks(twin, memo)
+            return twin
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied: {reason(error)}",
             where=type(model).__name__,
             remedy="keep what cannot be copied (locks, files, generators) outside the module",
         ) from error
+
+
+def own_hooks(twin: nn.Module, memo: dict[int, Any]) -> None:
+    """Let the forward hooks of a deep copy fill what belongs to the copy, where they are functions with a closure.
+
+    A hook that is a method or a ``partial`` of one was copied with its object; a function is not copied at all.
+    """
+    for module in twin.modules():
+        for name in FORWARD_HOOKS[:2]:
+            table = module.__dict__[name]
+            for key, hook in table.items():
+                if isinstance(hook, types.FunctionType) and hook.__closure__:
+                    table[key] = _with_own_cells(hook, memo)
+
+
+def _with_own_cells(hook: types.FunctionType, memo: dict[int, Any]) -> Callable[..., Any]:
+    cells = tuple(_own_cell(cell, memo) for cell in hook.__closure__ or ())
+    function = types.FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, cells)
+    function.__kwdefaults__ = hook.__kwdefaults__
+    return function
+
+
+def _own_cell(cell: types.CellType, memo: dict[int, Any]) -> types.CellType:
+    try:
+        value = cell.cell_contents
+    except ValueError:  # empty yet
+        return cell
+    return types.CellType(copy.deepcopy(value, memo)) if isinstance(value, _FILLED) else cell
+
+
+def hooks_on(model: nn.Module) -> list[str]:
+    """The forward hooks of a model: where each is, and what it is called."""
+    return [
+        f"{path or 'the model'} ({getattr(hook, '__qualname__', None) or type(hook).__name__})"
+        for path, module in model.named_modules()
+        for name in FORWARD_HOOKS[:2]
+        for hook in module.__dict__[name].values()
+    ]
 
 
 def _refuse_scripts(model: nn.Module) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from sesurgery.recording.author_places import functions_of
+from sesurgery.recording.compat import FORWARD_HOOKS
 
 TABLES = frozenset(("_parameters", "_buffers", "_modules"))
 _HOOKS = frozenset(nn.Module().__dict__) - TABLES - {"training"}
@@ -81,14 +82,18 @@ def kept(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _contents(box: Any) -> Any:
-    return dict(box) if isinstance(box, dict) else list(box)
+    if type(box) is dict:
+        return dict(box)
+    # What a dict of another class holds is not what it answers: it may build something for each question.
+    return {key: dict.__getitem__(box, key) for key in box} if isinstance(box, dict) else list(box)
 
 
 def _same(box: Any, old: Any) -> bool:
     if len(box) != len(old):
         return False
     if isinstance(box, dict):
-        return all(map(is_, box.values(), old.values())) and list(box) == list(old)
+        now = box if type(box) is dict else _contents(box)
+        return all(map(is_, now.values(), old.values())) and list(now) == list(old)
     return all(map(is_, box, old))
 
 
@@ -103,12 +108,14 @@ def undisturbed(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Whatever a forward draws or collects meanwhile, afterwards all is as it was.
 
     Kept are the random states of torch (CPU), Python and NumPy, and the contents of lists, dicts, sets and deques that
-    the code of the modules' classes reaches: module-level ones, class attributes, mutable defaults, closures.
+    the code of the modules' classes and hooks reaches: module-level ones, class attributes, defaults, closures.
     """
     states = torch.get_rng_state(), random.getstate()
     numpy: Any = sys.modules.get("numpy")
     drawn = None if numpy is None else numpy.random.get_state()
-    boxes = [(box, _contents(box)) for box in _reachable({type(module) for module in modules})]
+    modules = list(modules)
+    functions = [*_hooks_of(modules)]
+    boxes = [(box, _contents(box)) for box in _reachable({type(module) for module in modules}, functions)]
     try:
         yield
     finally:
@@ -120,8 +127,18 @@ def undisturbed(modules: Iterable[nn.Module]) -> Iterator[None]:
             _put_back(box, contents)
 
 
-def _reachable(kinds: Iterable[type]) -> list[Any]:
-    """The containers that the code of some classes may write into."""
+def _hooks_of(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
+    """The functions that modules call around their forwards."""
+    for module in modules:
+        for table in map(module.__dict__.get, FORWARD_HOOKS[:2]):
+            for hook in (table or {}).values():
+                function = getattr(hook, "__func__", hook)
+                if isinstance(function, types.FunctionType):
+                    yield function
+
+
+def _reachable(kinds: Iterable[type], functions: Iterable[types.FunctionType]) -> list[Any]:
+    """The containers that the code of some classes, and some functions besides, may write into."""
     boxes: dict[int, Any] = {}
     for kind in kinds:
         for base in kind.__mro__:
@@ -131,6 +148,8 @@ def _reachable(kinds: Iterable[type]) -> list[Any]:
             boxes.update((id(value), value) for value in values if isinstance(value, _BOXES))
         for function in functions_of(kind):
             boxes.update((id(value), value) for value in _held_by(function) if isinstance(value, _BOXES))
+    for function in functions:
+        boxes.update((id(value), value) for value in _held_by(function) if isinstance(value, _BOXES))
     return list(boxes.values())
 
 

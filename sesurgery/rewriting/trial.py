@@ -264,11 +264,13 @@ class _Bench:
         twin: the host of the weightless copy.
         host: the one to be run: the same, or where its code looks at values that of the copy with numbers.
         survey: whose copies they belong to.
+        whole: the model to be run as a whole, where the host does not run on its own.
     """
 
     twin: nn.Module
     host: nn.Module
     survey: Survey
+    whole: nn.Module | None = None
 
     @classmethod
     def of(cls, survey: Survey, host: nn.Module) -> _Bench:
@@ -276,11 +278,12 @@ class _Bench:
         calls = survey.different_calls(host)
         if not calls:
             raise Unfit("its forward is never called")
-        if survey.body is not None:
+        if survey.body is not None or survey.hooked:
             try:
                 record_call(host, calls[0])
-            except Exception:  # on meta its code cannot look at the values that it looks at
-                return cls(host, survey.body.get_submodule(survey.paths[host]), survey)
+            except Exception:  # its code looks at values, or at what hooks on its children's layers picked up
+                whole = survey.twin if survey.body is None else survey.body
+                return cls(host, whole.get_submodule(survey.paths[host]), survey, whole)
         return cls(host, host, survey)
 
     def as_it_was(self, frame: Frame, sockets: tuple[str, ...]) -> tuple[Graph, Graph | None]:
@@ -293,10 +296,9 @@ class _Bench:
     def called(self, frame: Frame) -> Frame:
         """The call once more, on the host as it is now. Raises ``Unfit`` where it fails."""
         try:
-            if self.host is self.twin:
+            if self.whole is None:
                 return record_call(self.host, frame)
-            assert self.survey.body is not None
-            return record_within(self.survey.body, self.survey.args, self.host)
+            return record_within(self.whole, self.survey.args, self.host)
         except Exception as error:
             raise Unfit(f"its forward fails with a layer at that place: {reason(error)}") from None
 

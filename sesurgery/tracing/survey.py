@@ -14,14 +14,14 @@ from torch import nn
 from sesurgery.errors import ModelError
 from sesurgery.plans import Cost
 from sesurgery.recording.channel_axes import labels
-from sesurgery.recording.compat import HOOKS
-from sesurgery.recording.meta_copy import to_meta, twin_of
+from sesurgery.recording.compat import BACKWARD_HOOKS, FORWARD_HOOKS
+from sesurgery.recording.meta_copy import hooks_on, own_hooks, to_meta, twin_of
 from sesurgery.recording.nested import map_tensors, nesting, tensors_in
 from sesurgery.recording.recorder import Frame, Probe, has_own_forward, run
 from sesurgery.tracing.same_structure import structure
 from sesurgery.tracing.trace import LOCK, Trace
 from sesurgery.words.paths import within
-from sesurgery.words.text import reason
+from sesurgery.words.text import listed, reason
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Survey:
         mounts: all paths of every module.
         memo: what later steps want to remember about this survey; equal hosts share a trace, so it can be the key.
         body: where the forward looks at values: the private copy with numbers that was run in the twin's place.
+        hooked: whether the forward needs the hooks that are on the model; then the copies have them.
     """
 
     twin: nn.Module
@@ -44,6 +45,7 @@ class Survey:
     paths: dict[nn.Module, str]
     mounts: dict[nn.Module, tuple[str, ...]]
     body: nn.Module | None = None
+    hooked: bool = False
     memo: dict[Any, Any] = field(default_factory=dict)
     _traces: dict[nn.Module, Trace | None] = field(default_factory=dict)
     _known: dict[Any, Trace] = field(default_factory=dict)
@@ -155,25 +157,20 @@ def survey(model: nn.Module, args: tuple[Any, ...], fresh: Callable[[], nn.Modul
     with LOCK:
         twin = twin_of(model)
         body = None
+        hooked = False
         try:
             used = to_meta(args)
             probe = run(twin, used, device=False)
         except Exception:
-            twin = twin_of(model)
-            try:
-                used = to_meta(args)
-                probe = run(twin, used)
-            except Exception as on_meta:
-                twin = twin_of(model)
-                used, probe = _run_for_real(model, args, on_meta, fresh)
-                body = probe.root.module
+            twin, used, probe, hooked = _run_otherwise(model, args, fresh)
+            body = probe.root.module if probe.root.module is not twin else None
         mounts: dict[nn.Module, list[str]] = {}
         for path, module in twin.named_modules(remove_duplicate=False):
             mounts.setdefault(module, []).append(path)
         if probe.root.module is not twin:
             probe = _transplant(probe, twin)
     paths = {module: all_paths[0] for module, all_paths in mounts.items()}
-    return Survey(twin, used, probe, paths, {module: tuple(names) for module, names in mounts.items()}, body)
+    return Survey(twin, used, probe, paths, {module: tuple(names) for module, names in mounts.items()}, body, hooked)
 
 
 def _signature(value: Any) -> Any:
@@ -189,35 +186,58 @@ def _signature(value: Any) -> Any:
     )
 
 
-def _run_for_real(
-    model: nn.Module, args: tuple[Any, ...], on_meta: Exception, fresh: Callable[[], nn.Module] | None
-) -> tuple[tuple[Any, ...], Probe]:
-    """One forward of a private copy with real numbers, for models whose forward looks at values."""
-    with torch.random.fork_rng(devices=[]):
+def _run_otherwise(
+    model: nn.Module, args: tuple[Any, ...], fresh: Callable[[], nn.Module] | None
+) -> tuple[nn.Module, tuple[Any, ...], Probe, bool]:
+    """One forward of a model that fails on ``meta``: tensors made on ``meta`` too, its hooks kept, real numbers.
+
+    Returns:
+        The twin, the arguments, the record, and whether hooks were kept. The record is that of a copy with numbers
+        where its root is not the twin.
+    """
+    hooks = hooks_on(model)
+    failures: list[Exception] = []
+    for kept in (False, True) if hooks else (False,):
+        twin = twin_of(model, kept)
         try:
-            body = _body(model, fresh)
-            real = _real(args)
-            return real, run(body, real)
+            used = to_meta(args)
+            return twin, used, run(twin, used), kept
         except Exception as error:
-            first = reason(on_meta)
-            again = reason(error)
-            detail = again if again == first else f"{again} (and without values: {first})"
-            raise ModelError(
-                f"its forward fails: {detail}",
-                where=type(model).__name__,
-                remedy="give an input that it accepts: example_input=..., or --input-size C,H,W",
-            ) from error
+            failures.append(error)
+    for kept in (False, True) if hooks else (False,):
+        with torch.random.fork_rng(devices=[]):
+            try:
+                body, real = _body(model, fresh, kept), _real(args)
+                return twin_of(model, kept), real, run(body, real), kept
+            except Exception as error:
+                failures.append(error)
+    raise _failing(model, failures, hooks) from failures[-1]
 
 
-def _body(model: nn.Module, fresh: Callable[[], nn.Module] | None) -> nn.Module:
-    """A copy of a model with numbers, without its hooks."""
+def _failing(model: nn.Module, failures: list[Exception], hooks: list[str]) -> ModelError:
+    """The error for a model that runs in no way: what the last way failed with, and the first where it is another."""
+    first, last = reason(failures[0]), reason(failures[-1])
+    detail = last if first == last else f"{last} (and without values: {first})"
+    if hooks:
+        detail += f"; it was tried with and without its forward hooks: {listed(hooks, 3)}"
+    return ModelError(
+        f"its forward fails: {detail}",
+        where=type(model).__name__,
+        remedy="give an input that it accepts: example_input=..., or --input-size C,H,W",
+    )
+
+
+def _body(model: nn.Module, fresh: Callable[[], nn.Module] | None, hooks: bool) -> nn.Module:
+    """A copy of a model with numbers, with hooks of its own around forwards or without."""
     weightless = any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
     if weightless and fresh is not None:
         return fresh()
-    body = copy.deepcopy(model)
+    memo: dict[int, Any] = {}
+    body = copy.deepcopy(model, memo)
     for module in body.modules():
-        for table in HOOKS:
+        for table in BACKWARD_HOOKS if hooks else (*FORWARD_HOOKS, *BACKWARD_HOOKS):
             getattr(module, table).clear()
+    own_hooks(body, memo)
     return _with_numbers(body) if weightless else body
 
 

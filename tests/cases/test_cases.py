@@ -23,7 +23,6 @@ NOT_YET = {
     "a20_convolutions_outside_blocks": "what lies in no block is not listed",
     "a21_concat_and_end_in_a_detection_head": "concats along another axis than the channels are taken",
     "a22_nth_conv_of_which_block": "an ordinal counts in the block around the class that `type` names",
-    "b05_features_by_hook": "hooks that a forward needs are not on the copy",
     "b06_cbam_strip_and_swap": "a module with two gates in a row is not seen as attention",
     "b07_conditional_residual_blocks": "a sum with a second input is like branches",
     "b08_branch_returns_its_preactivation": "a fork in a tuple is not followed",
