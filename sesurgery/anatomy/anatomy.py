@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass, replace
-from math import isqrt
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from sesurgery.anatomy.dataflow import Flow, own_weights
 from sesurgery.anatomy.merges import Merge, gates_of, is_attention, merges_of
+from sesurgery.anatomy.stages import Unit, dilation_of, resolution, stages_of
 from sesurgery.operating.backup import inserted_layers
 from sesurgery.plans import MergeInfo, Stage
 from sesurgery.recording.channel_axes import channel_axis
@@ -48,11 +48,9 @@ class Anatomy:
         block = self.block_of(path)
         if block is not None:
             return self.blocks[block]
-        key = resolution(value)
-        for stage in self.stages:
-            if key is not None and (stage.height or 0) * (stage.width or 0) == key:
-                return stage.index
-        return None
+        places = resolution(value)
+        alike = [stage.index for stage in self.stages if places and (stage.height or 0) * (stage.width or 0) == places]
+        return alike[0] if alike else None
 
     def reported_merges(self) -> tuple[MergeInfo, ...]:
         """Every merge, as data."""
@@ -79,10 +77,29 @@ def dissect(survey: Survey) -> Anatomy:
         if host_merges:
             merges[host] = host_merges
     blocks = _blocks(survey, merges, attention)
-    numbered, stages = _stages(survey, blocks or _kernels(survey))
-    if not blocks:
-        numbered, stages = {}, tuple(replace(stage, blocks=()) for stage in stages)
-    return Anatomy(survey, merges, flows, frozenset(attention), numbered, stages)
+    numbered, stages = stages_of(survey, _units(survey, blocks, merges, flows))
+    blocks = [block for block in blocks if block in numbered]
+    return Anatomy(survey, merges, flows, frozenset(attention), {block: numbered[block] for block in blocks}, stages)
+
+
+def _units(
+    survey: Survey, blocks: list[nn.Module], merges: dict[nn.Module, tuple[Merge, ...]], flows: dict[nn.Module, Flow]
+) -> list[Unit]:
+    """What makes the stages: blocks; else residual sums, else concats, else convolutions."""
+    if blocks:
+        outputs = ((block, _output_tensor(survey, block)) for block in blocks)
+        return [Unit(value, dilation_of(block.modules()), block) for block, value in outputs if value is not None]
+    every = [merge for group in merges.values() for merge in group]
+    for chosen in ([merge for merge in every if merge.residual], [merge for merge in every if merge.op == "cat"]):
+        if chosen:
+            return [Unit(merge.node.meta["val"], _dilation(merge, flows[merge.host])) for merge in chosen]
+    values = (_output_tensor(survey, module) for module in _kernels(survey))
+    return [Unit(value) for value in values if value is not None and resolution(value) != 1]
+
+
+def _dilation(merge: Merge, flow: Flow) -> int:
+    nodes = {node for end in merge.branches for node in flow.between(merge.fork, end) if node.op == "call_module"}
+    return dilation_of(part for node in nodes for part in merge.host.get_submodule(str(node.target)).modules())
 
 
 def _blocks(survey: Survey, merges: dict[nn.Module, tuple[Merge, ...]], attention: Set[nn.Module]) -> list[nn.Module]:
@@ -145,53 +162,6 @@ def _kernels(survey: Survey) -> list[nn.Module]:
         for module in survey.probe.frames
         if not list(module.children()) and any(weight.ndim >= 3 for weight in own_weights(module))
     ]
-
-
-def resolution(value: torch.Tensor) -> int | None:
-    """Number of places of an activation: height times width of a map, length of a sequence."""
-    axis = channel_axis(value)
-    if axis is None or value.ndim < 3:
-        return None
-    space = [size for index, size in enumerate(value.shape) if index not in (0, axis)]
-    return space[-1] * space[-2] if len(space) >= 2 else space[0]
-
-
-def _stages(survey: Survey, blocks: list[nn.Module]) -> tuple[dict[nn.Module, int], tuple[Stage, ...]]:
-    """Number the resolutions of the blocks' outputs in the order of execution."""
-    members: dict[int, list[nn.Module]] = {}
-    sizes: dict[int, tuple[int | None, int | None]] = {}
-    for block in blocks:
-        value = _output_tensor(survey, block)
-        places = None if value is None else resolution(value)
-        if value is None or places is None or places == 1:
-            continue
-        key = next((known for known in members if known == places or _with_prefix(known, places)), places)
-        members.setdefault(key, []).append(block)
-        sizes.setdefault(key, _height_width(value, key))
-    numbered: dict[nn.Module, int] = {}
-    stages: list[Stage] = []
-    for index, (key, stage_blocks) in enumerate(members.items(), start=1):
-        numbered.update(dict.fromkeys(stage_blocks, index))
-        area = survey.input_area
-        reduction = round((area / key) ** 0.5, 2) if area and key else None
-        height, width = sizes[key]
-        stages.append(Stage(index, reduction, height, width, tuple(survey.paths[block] for block in stage_blocks)))
-    return {block: numbered[block] for block in blocks if block in numbered}, tuple(stages)
-
-
-def _with_prefix(one: int, two: int) -> bool:
-    """Whether two token counts differ by a class token or a few registers only."""
-    low, high = sorted((one, two))
-    return isqrt(low) ** 2 == low and 0 < high - low <= 8 and low > 64
-
-
-def _height_width(value: torch.Tensor, places: int) -> tuple[int | None, int | None]:
-    axis = channel_axis(value)
-    space = [size for index, size in enumerate(value.shape) if index not in (0, axis)]
-    if len(space) >= 2:
-        return space[-2], space[-1]
-    side = next((isqrt(places - extra) for extra in range(9) if isqrt(places - extra) ** 2 == places - extra), None)
-    return side, side
 
 
 def _output_tensor(survey: Survey, module: nn.Module) -> torch.Tensor | None:

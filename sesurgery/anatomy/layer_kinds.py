@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import nn
 from torch.fx import Node
 
+from sesurgery.anatomy.elementwise import is_elementwise
 from sesurgery.recording.compat import AvgPool, Dropout, LPPool, MaxPool, NormBase
 
 _NORMS = (
@@ -63,10 +64,12 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def is_activation_layer(module: nn.Module) -> bool:
-    """An activation: torch's, timm's, or a module without kernels that lives among activations."""
+    """An activation: torch's, timm's, one of the author's own, or a module without kernels among activations."""
     home = type(module).__module__
     flat = all(weight.ndim <= 1 for weight in module.parameters())
-    return flat and ("activation" in home.rsplit(".", 1)[-1]) and not isinstance(module, nn.MultiheadAttention)
+    if flat and "activation" in home.rsplit(".", 1)[-1]:
+        return not isinstance(module, nn.MultiheadAttention)
+    return is_elementwise(module)
 
 
 def is_dropping(module: nn.Module) -> bool:

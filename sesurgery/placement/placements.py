@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from sesurgery.anatomy.anatomy import Anatomy, resolution
+from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.dataflow import carries, sources, weight_layers
 from sesurgery.anatomy.layer_kinds import activates, drops, is_conv, is_depthwise, is_pointwise, is_spatial, pools
 from sesurgery.anatomy.merges import Merge
+from sesurgery.anatomy.stages import resolution
 from sesurgery.placement.registry import PLACEMENTS, Found, known
 from sesurgery.placement.sites import (
     TO_ONE_PLACE,

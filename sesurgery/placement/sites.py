@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from sesurgery.anatomy.anatomy import Anatomy, resolution
+from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.dataflow import carries, is_scaling, sources
 from sesurgery.anatomy.layer_kinds import Child, drops, follows
 from sesurgery.anatomy.merges import Merge
+from sesurgery.anatomy.stages import resolution
 from sesurgery.plans import Skip
 from sesurgery.recording.compat import AdaptiveAvgPool, AdaptiveMaxPool
 from sesurgery.tracing.survey import hidden_in

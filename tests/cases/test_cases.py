@@ -16,10 +16,8 @@ FILES = sorted(file.stem for file in HERE.glob("*.py") if not file.stem.startswi
 
 # What the phrases of the recipes, the anatomy and the costs cannot do yet.
 NOT_YET = {
-    "a12_custom_activation_class": "an activation of the author's own is not known as one",
     "a14_attention_at_the_end_of_a_branch": "attention at the end of a Sequential is not seen",
     "a18_cost_of_a_batch": "costs are those of the example's batch",
-    "a19_small_maps_belong_to_no_stage": "a map of 1x1 belongs to no stage",
     "a20_convolutions_outside_blocks": "what lies in no block is not listed",
     "a21_concat_and_end_in_a_detection_head": "concats along another axis than the channels are taken",
     "a22_nth_conv_of_which_block": "an ordinal counts in the block around the class that `type` names",
@@ -28,7 +26,6 @@ NOT_YET = {
     "b08_branch_returns_its_preactivation": "a fork in a tuple is not followed",
     "b12_strip_refused_for_no_reason": "in-place steps that nobody looks at hinder a removal",
     "b14_backbone_end_of_a_yolo": "the end of the backbone is the last block that ran",
-    "b15_stage_numbers_of_a_traced_network": "a traced network counts its stem as a stage",
     "r07_end_of_the_backbone": "the end of the backbone is the last block that ran",
 }
 
