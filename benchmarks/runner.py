@@ -28,11 +28,13 @@ class Runner:
         examine: the rows of one model; importable, for it runs in other processes.
         results: a file with one JSON row a line, each with a ``model``.
         key: what tells rows apart; a later one takes the place of an earlier.
+        alone: each model has a process of its own.
     """
 
     examine: Callable[[str], list[Row]]
     results: Path
     key: tuple[str, ...] = ("model",)
+    alone: bool = False
 
     def rows(self) -> list[Row]:
         """The results so far."""
@@ -52,33 +54,33 @@ class Runner:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with self.results.open("a") as sink, Progress(*columns) as bar:
             task = bar.add_task("models", total=len(waiting))
-            for name, rows in _results(self.examine, waiting, workers):
+            for name, rows in _results(self, waiting, workers):
                 sink.writelines(json.dumps(row) + "\n" for row in rows)
                 sink.flush()
                 bar.update(task, advance=1, description=f"{name:<50.50}")
 
 
-def _results(examine: Callable[[str], list[Row]], names: list[str], workers: int) -> Iterator[tuple[str, list[Row]]]:
+def _results(runner: Runner, names: list[str], workers: int) -> Iterator[tuple[str, list[Row]]]:
     """As they come. Where a process dies, those that were under way are tried again, each in a process of its own."""
     waiting = dict.fromkeys(names)
     while waiting:
         try:
-            for name, rows in _pooled(examine, list(waiting)[: _BATCH * workers], workers):
+            for name, rows in _pooled(runner, list(waiting)[: _BATCH * workers], workers):
                 del waiting[name]
                 yield name, rows
         except BrokenProcessPool:
             for name in list(waiting)[: 2 * workers]:
                 del waiting[name]
                 try:
-                    yield from _pooled(examine, [name], 1)
+                    yield from _pooled(runner, [name], 1)
                 except BrokenProcessPool:
                     yield name, [{"model": name, "crash": "the process died", "recipe": ""}]
 
 
-def _pooled(examine: Callable[[str], list[Row]], names: list[str], workers: int) -> Iterator[tuple[str, list[Row]]]:
+def _pooled(runner: Runner, names: list[str], workers: int) -> Iterator[tuple[str, list[Row]]]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, quiet) as pool:
-        futures = {pool.submit(examine, name): name for name in names}
+    with ProcessPoolExecutor(workers, context, quiet, max_tasks_per_child=1 if runner.alone else None) as pool:
+        futures = {pool.submit(runner.examine, name): name for name in names}
         for future in as_completed(futures):
             yield futures[future], future.result()
 

@@ -6,7 +6,7 @@ import contextlib
 import random
 import sys
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import is_
@@ -21,7 +21,7 @@ from sesurgery.recording.compat import FORWARD_HOOKS
 TABLES = frozenset(("_parameters", "_buffers", "_modules"))
 _HOOKS = frozenset(nn.Module().__dict__) - TABLES - {"training"}
 _ABSENT = object()
-_BOXES = (list, dict, set, deque)
+_BOXES = (list, OrderedDict, dict, set, deque)
 
 
 @dataclass(frozen=True)
@@ -81,26 +81,35 @@ def kept(modules: Iterable[nn.Module]) -> Iterator[None]:
         before.restore()
 
 
+# Asked by the methods of the builtin type: a subclass may build what is read, or refuse to be written to.
+def _builtin(box: Any) -> Any:
+    return type(box) if type(box) in _BOXES else next(kind for kind in _BOXES if isinstance(box, kind))
+
+
 def _contents(box: Any) -> Any:
-    if type(box) is dict:
-        return dict(box)
-    # What a dict of another class holds is not what it answers: it may build something for each question.
-    return {key: dict.__getitem__(box, key) for key in box} if isinstance(box, dict) else list(box)
+    kind = _builtin(box)
+    return dict(kind.items(box)) if isinstance(box, dict) else list(kind.__iter__(box))
 
 
 def _same(box: Any, old: Any) -> bool:
-    if len(box) != len(old):
+    kind = _builtin(box)
+    if kind.__len__(box) != len(old):
         return False
     if isinstance(box, dict):
-        now = box if type(box) is dict else _contents(box)
-        return all(map(is_, now.values(), old.values())) and list(now) == list(old)
-    return all(map(is_, box, old))
+        return all(map(is_, kind.values(box), old.values())) and list(kind.__iter__(box)) == list(old)
+    return all(map(is_, kind.__iter__(box), old))
 
 
 def _put_back(box: Any, old: Any) -> None:
-    if not _same(box, old):
-        box.clear()
-        box.update(old) if isinstance(box, (dict, set)) else box.extend(old)
+    if _same(box, old):
+        return
+    kind = _builtin(box)
+    kind.clear(box)
+    if isinstance(box, dict):
+        for key, value in old.items():
+            kind.__setitem__(box, key, value)
+    else:
+        (kind.update if kind is set else kind.extend)(box, old)
 
 
 @contextlib.contextmanager

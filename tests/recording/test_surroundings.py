@@ -6,7 +6,7 @@ import copy
 import gc
 import random
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any, ClassVar
 
 import numpy as np
@@ -135,6 +135,45 @@ def test_hooks_of_the_model_do_not_run_while_planning_and_stay() -> None:
     assert seen == []
     check_same(model, operated, IMAGE)
     assert seen == ["child", "host"] * 4
+
+
+class Making(OrderedDict[str, Any]):
+    """Makes what is read, and takes nothing more once it is locked, as a library's table of activations does."""
+
+    def __getitem__(self, key: str) -> nn.Module:
+        return super().__getitem__(key)()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if len(self) > 1:
+            raise TypeError("locked")
+        super().__setitem__(key, value)
+
+
+class OnlyReading(list[str]):
+    def __iter__(self) -> Any:
+        raise TypeError("a list that is not to be read")
+
+
+KINDS = Making(relu=nn.ReLU, conv=conv)
+NAMES = OnlyReading(["relu"])
+
+
+class ByName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        KINDS.pop("conv", None)
+        NAMES.append("conv")
+        return x + KINDS["relu"](self.conv(x))
+
+
+def test_containers_with_methods_of_their_own_are_put_back() -> None:
+    model = nn.Sequential(conv(), ByName())
+    assert sesurgery.plan(model, "standard", example_input=IMAGE).edits
+    assert list(OrderedDict.items(KINDS)) == [("relu", nn.ReLU), ("conv", conv)]
+    assert list.__len__(NAMES) == 1
 
 
 class Writing(nn.Module):
