@@ -38,7 +38,7 @@ def _segmentation_models() -> dict[str, Maker]:
         def made() -> Made:
             import segmentation_models_pytorch as library
 
-            side = 192 if architecture == "PAN" else _SIDE
+            side = 256 if architecture == "pan" else _SIDE
             return library.create_model(architecture, encoder, encoder_weights=None, **options), (image(side),)
 
         return made
@@ -89,8 +89,8 @@ def _transformers() -> dict[str, Maker]:
         "PvtForImageClassification": four | {"hidden_sizes": [16, 32, 40, 64], "image_size": _SIDE},
         "PvtV2ForImageClassification": four | {"hidden_sizes": [16, 32, 40, 64], "image_size": _SIDE},
         "LevitForImageClassification": {"image_size": 128, "depths": [1, 1, 1]},
-        "CvtForImageClassification": {"depth": [1, 1, 1], "embed_dim": [16, 48, 96]},
-        "EfficientNetForImageClassification": {"width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 1280},
+        "CvtForImageClassification": {"depth": [1, 1, 1], "embed_dim": [16, 48, 96], "num_heads": [1, 3, 6]},
+        "EfficientNetForImageClassification": {"width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640},
         "MobileNetV1ForImageClassification": {"depth_multiplier": 0.25},
         "MobileNetV2ForImageClassification": {"depth_multiplier": 0.35},
         "MobileViTForImageClassification": {"image_size": _SIDE, "hidden_sizes": [32, 40, 48]},
@@ -99,7 +99,7 @@ def _transformers() -> dict[str, Maker]:
         "SwiftFormerForImageClassification": {"depths": [1, 1, 1, 1], "embed_dims": [16, 24, 32, 48]},
         "HGNetV2ForImageClassification": {},
         "SegformerForSemanticSegmentation": four | {"hidden_sizes": [16, 32, 40, 64], "decoder_hidden_size": 32},
-        "UperNetForSemanticSegmentation": {},
+        "UperNetForSemanticSegmentation": {"hidden_size": 32, "auxiliary_channels": 16},
         "DPTForDepthEstimation": tiny | {"backbone_out_indices": [0, 1, 2, 3], "num_hidden_layers": 4,
                                           "neck_hidden_sizes": [16, 24, 32, 48], "fusion_hidden_size": 32},
         "GLPNForDepthEstimation": {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 40, 64], "decoder_hidden_size": 32},

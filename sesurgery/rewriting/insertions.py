@@ -236,9 +236,8 @@ def argument_of(root: ast.AST, user: Node, path: tuple[Any, ...]) -> ast.expr | 
             named = next((each.value for each in root.keywords if each.arg == key), None)
             return None if named is None else _inside(named, tuple(rest))
         operands = root.args
-        if isinstance(root.func, ast.Attribute) and len(root.args) + len(root.keywords) < len(user.args) + len(
-            user.kwargs
-        ):
+        given = len(user.args) + len(user.kwargs)
+        if isinstance(root.func, ast.Attribute) and _is_method(user) and len(root.args) + len(root.keywords) < given:
             operands = [root.func.value, *root.args]  # a method of the tensor: y.add(x)
     elif isinstance(root, ast.BinOp):
         operands = [root.left, root.right]
@@ -252,6 +251,11 @@ def argument_of(root: ast.AST, user: Node, path: tuple[Any, ...]) -> ast.expr | 
     if kind != "args" or not isinstance(key, int) or key >= len(operands):
         return None
     return None if isinstance(operands[key], ast.Starred) else _inside(operands[key], tuple(rest))
+
+
+def _is_method(user: Node) -> bool:
+    """Whether a call may be one of the tensor's methods; functions of torch pass on defaults that nobody wrote."""
+    return user.op == "call_method" or getattr(user.target, "__module__", "") == "_operator"
 
 
 def _inside(node: ast.expr, path: Sequence[Any]) -> ast.expr | None:

@@ -329,3 +329,38 @@ def test_a_part_of_forward_is_no_way_in_of_its_own() -> None:
     surgery = sesurgery.apply(networks.lively(Split(8)), "standard", example_input=torch.randn(1, 8, 8, 8))
     assert [edit.route for edit in surgery.plan.edits] == ["source"]
     assert surgery.notes == ()
+
+
+# Which argument of a call the layer takes.
+
+
+class WithNothing(nn.Module):
+    """Attention as it often is: the activation, and weights that nobody asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return self.conv(x), None
+
+
+class Unpacked(nn.Module):
+    """Its branch goes to a function of torch that passes on more arguments than were written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend, self.rate = WithNothing(), 0.1
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = x
+        x, _ = self.attend(x)
+        x = nn.functional.dropout(x, p=self.rate, training=self.training)
+        return residual + x
+
+
+def test_the_argument_of_a_function_with_defaults_is_wrapped() -> None:
+    model = networks.OneBlock(Unpacked)
+    surgery = sesurgery.apply(model, "standard", example_input=torch.randn(1, 3, 8, 8), init="identity")
+    assert [edit.path for edit in surgery.plan.edits] == ["block.se"]
+    check_same(model, surgery.model, torch.randn(2, 3, 8, 8))
