@@ -298,11 +298,12 @@ class Edit(_Strict):
 
 @dataclass(frozen=True)
 class Skip(_Strict):
-    """A site that was looked at and left alone, and why."""
+    """A site that was looked at and left alone, and why; ``meant`` is false where ``where:`` left it out."""
 
     path: str
     reason: str
     at: str = ""
+    meant: bool = True
 
 
 @dataclass(frozen=True)

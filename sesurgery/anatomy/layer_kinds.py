@@ -23,12 +23,13 @@ _POOLS = (
     nn.FractionalMaxPool2d,
 )
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_ACTIVATION_FUNCTIONS = frozenset(
+ACTIVATION_FUNCTIONS = frozenset(
     "relu relu_ relu6 silu gelu elu leaky_relu hardswish hardtanh mish selu celu prelu softplus sigmoid tanh "
     "hardsigmoid threshold".split()
 )
 _POOL_FUNCTIONS = frozenset("max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d".split())
-_NORM_FUNCTIONS = frozenset("batch_norm layer_norm group_norm instance_norm rms_norm".split())
+CONV_FUNCTIONS = frozenset(("conv1d", "conv2d", "conv3d"))
+NORM_FUNCTIONS = frozenset("batch_norm layer_norm group_norm instance_norm rms_norm".split())
 _KEEPING_FUNCTIONS = frozenset("dropout dropout1d dropout2d dropout3d feature_dropout contiguous".split())
 
 Child = Callable[[str], nn.Module]
@@ -39,19 +40,9 @@ def is_conv(module: nn.Module) -> bool:
     return isinstance(module, _CONVS)
 
 
-def is_spatial(module: nn.Module) -> bool:
-    """A convolution that looks at neighbours."""
-    return isinstance(module, _CONVS) and max(module.kernel_size) > 1
-
-
 def is_depthwise(module: nn.Module) -> bool:
     """A convolution with as many groups as input channels (and more than one)."""
     return isinstance(module, _CONVS) and module.groups == module.in_channels and module.groups > 1
-
-
-def is_pointwise(module: nn.Module) -> bool:
-    """A 1x1 convolution."""
-    return isinstance(module, _CONVS) and max(module.kernel_size) == 1
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -91,7 +82,7 @@ def follows(node: Node, child: Child) -> bool:
         module = child(str(node.target))
         return is_norm(module) or is_activation_layer(module) or is_dropping(module)
     name = function_name(node)
-    return name in _ACTIVATION_FUNCTIONS or name in _NORM_FUNCTIONS or name in _KEEPING_FUNCTIONS
+    return name in ACTIVATION_FUNCTIONS or name in NORM_FUNCTIONS or name in _KEEPING_FUNCTIONS
 
 
 def activates(node: Node, child: Child) -> bool:
@@ -100,7 +91,7 @@ def activates(node: Node, child: Child) -> bool:
         module = child(str(node.target))
         return is_activation_layer(module) or is_dropping(module)
     name = function_name(node)
-    return name in _ACTIVATION_FUNCTIONS or name in _KEEPING_FUNCTIONS
+    return name in ACTIVATION_FUNCTIONS or name in _KEEPING_FUNCTIONS
 
 
 def drops(node: Node, child: Child) -> bool:

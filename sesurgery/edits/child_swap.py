@@ -17,7 +17,7 @@ from sesurgery.anatomy.existing_attention import attention_modules, written_gate
 from sesurgery.edits.kinds import Proposal, Target
 from sesurgery.errors import StalePlanError, Unfit
 from sesurgery.operating.actions import Action, SetChild
-from sesurgery.placement.named_layers import layers_of, too_few
+from sesurgery.placement.named_layers import Layer, layers_of
 from sesurgery.placement.sites import place_in
 from sesurgery.plans import AttentionLayer, Diff, Edit, Skip, Substitute, Swap, SwapChild
 from sesurgery.recipe.rules import Rule
@@ -34,9 +34,14 @@ from sesurgery.words.text import reason
 def named_targets(anatomy: Anatomy, rule: Rule) -> Iterator[Target | Skip]:
     """Everything that a phrase names which speaks of a part of the model; the subject is a module or a gate."""
     if rule.at.role != "attention":
-        yield from too_few(anatomy, rule)
-        for layer in layers_of(anatomy, rule.at):
-            yield module_target(anatomy, layer, anatomy.survey.paths[layer], is_conv=rule.at.role == "conv")
+        for layer in layers_of(anatomy, rule.place):
+            if isinstance(layer, Skip):
+                yield layer
+            elif layer.module is None:
+                assert layer.host is not None
+                yield Skip(layer.path, f"it is written in the forward of {type(layer.host).__name__}, and no layer")
+            else:
+                yield module_target(anatomy, layer.module, layer.path, layer)
         return
     for module in attention_modules(anatomy):
         yield module_target(anatomy, module, anatomy.survey.paths[module])
@@ -45,13 +50,12 @@ def named_targets(anatomy: Anatomy, rule: Rule) -> Iterator[Target | Skip]:
         yield Target(place_in(anatomy, gate.host, gate.node), gate, holder, gate.node.meta["val"])
 
 
-def module_target(anatomy: Anatomy, module: nn.Module, path: str, is_conv: bool = False) -> Target:
+def module_target(anatomy: Anatomy, module: nn.Module, path: str, layer: Layer | None = None) -> Target:
     """A module at one of its places, with the activation that it gives; a convolution is known by its host."""
     output = next((frame.output for frame in frames_of(anatomy.survey, module)), None)
     value = output if isinstance(output, torch.Tensor) else None
-    if is_conv:
-        return Target(path, module, path.rpartition(".")[0], value, module)
-    return Target(path, module, path, value)
+    holder = path if layer is None or layer.kernel is None else path.rpartition(".")[0]
+    return Target(path, module, holder, value, layer)
 
 
 def frames_of(survey: Survey, module: nn.Module) -> list[Frame]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.edits.child_swap import swap_actions
 from sesurgery.edits.insert_code import insert_actions
-from sesurgery.edits.kinds import KINDS, EditKind, Target
+from sesurgery.edits.kinds import KINDS, Proposal, Target
 from sesurgery.edits.written_gates import bypass_actions
 from sesurgery.errors import StalePlanError, Unfit, UnfitHost, UnknownNameError
 from sesurgery.operating.actions import Action, SetChild
@@ -17,6 +17,7 @@ from sesurgery.placement.inherited_options import dtype_at
 from sesurgery.placement.site_facts import facts
 from sesurgery.plans import BypassGate, Diff, Edit, Skip, SwapChild
 from sesurgery.recipe.rules import Rule
+from sesurgery.recipe.selectors import SiteFacts
 from sesurgery.tracing.fingerprint import fingerprint
 from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import join
@@ -41,8 +42,12 @@ def plan_step(anatomy: Anatomy, rule: Rule, number: int) -> Step:
         if isinstance(target, Skip):
             skips.append(replace(target, at=str(rule.at)))
             continue
+        known = facts(anatomy, target.holder, target.value, target.layer, rule, (target.path, *target.names))
+        if mismatch := rule.where.mismatch(known):
+            skips.append(Skip(target.path, mismatch, str(rule.at), meant=False))
+            continue
         try:
-            edits.append(_edit(anatomy, rule, number, kind, target))
+            edits.append(_edit(anatomy, rule, number, kind.edit(anatomy, rule, target), target, known))
         except Unfit as reason:
             skips.append(Skip(target.path, str(reason), str(rule.at)))
     while True:
@@ -81,13 +86,8 @@ def _in_dtype(survey: Survey, edits: Iterable[Edit], actions: Iterable[Action]) 
     return tuple(settled(action) for action in actions)
 
 
-def _edit(anatomy: Anatomy, rule: Rule, number: int, kind: EditKind, target: Target) -> Edit:
+def _edit(anatomy: Anatomy, rule: Rule, number: int, proposal: Proposal, target: Target, known: SiteFacts) -> Edit:
     survey = anatomy.survey
-    known = facts(anatomy, target.holder, target.value, target.conv, rule)
-    mismatch = rule.where.mismatch(known)
-    if mismatch:
-        raise Unfit(mismatch)
-    proposal = kind.edit(anatomy, rule, target)
     host = proposal.path.rpartition(".")[0]
     block = anatomy.block_of(target.holder)
     return Edit(

@@ -18,7 +18,7 @@ from sesurgery.errors import Unfit
 from sesurgery.operating.backup import mark_of
 from sesurgery.placement.inherited_options import layer_of, port_of, resolve
 from sesurgery.placement.placements import sites
-from sesurgery.placement.routes import insertion, last_layer, notes_on
+from sesurgery.placement.routes import insertion, last_layer, notes_on, possible_paths
 from sesurgery.placement.sites import Site, place_of
 from sesurgery.plans import AttentionLayer, Cost, Skip, Swap, SwapChild
 from sesurgery.recipe.rules import Insert, Rule
@@ -47,14 +47,16 @@ class InsertKind:
         """The sites."""
         names: dict[nn.Module, set[str]] = defaultdict(set)
         ordinals: Counter[nn.Module] = Counter()
-        for site in sites(anatomy, rule.at):
+        assert rule.node is not None
+        for site in sites(anatomy, rule.place):
             if isinstance(site, Skip):
                 yield site
                 continue
             spot = _Spot(site, ordinals[site.host], names)
             ordinals[site.host] += 1
             holder = anatomy.survey.paths[site.host]
-            yield Target(place_of(anatomy, site), spot, holder, site.value.meta["val"], site.conv)
+            paths = possible_paths(anatomy.survey, site, spot.ordinal, rule.node)
+            yield Target(place_of(anatomy, site), spot, holder, site.value.meta["val"], site.layer, paths)
 
     def edit(self, anatomy: Anatomy, rule: Rule, target: Target) -> Proposal:
         """A layer that fits the site, and the route by which it gets there."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from sesurgery.anatomy.anatomy import Anatomy
+from sesurgery.placement.named_layers import Layer
 from sesurgery.plans import Change, Skip
 from sesurgery.recipe.rules import Rule
 from sesurgery.words.registry import Registry
@@ -28,14 +28,16 @@ class Target:
         subject: what the kind of edit works on: a site, a module, a gate, a run of blocks.
         holder: path of the module by which ``where:`` knows it.
         value: the activation there, if one is recorded.
-        conv: the convolution there, if it is about one.
+        layer: the layer there, if it is about one.
+        names: more paths by which ``where:`` knows it: of the layer that is to come, for one.
     """
 
     path: str
     subject: Any
     holder: str
     value: torch.Tensor | None = None
-    conv: nn.Module | None = None
+    layer: Layer | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class ReplaceKind:
         for target in named_targets(anatomy, rule):
             if isinstance(target, Target) and rule.at.name == "activation":
                 for path in places(anatomy.survey, target.subject):
-                    yield module_target(anatomy, target.subject, path)
+                    yield module_target(anatomy, target.subject, path, target.layer)
             else:
                 yield target
 

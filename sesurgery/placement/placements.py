@@ -5,31 +5,34 @@ A placement is a function from an anatomy to sites, found by its phrase in ``pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.dataflow import carries, sources, weight_layers
-from sesurgery.anatomy.layer_kinds import activates, drops, is_conv, is_depthwise, is_pointwise, is_spatial, pools
+from sesurgery.anatomy.layer_kinds import activates, drops, pools
 from sesurgery.anatomy.merges import Merge
 from sesurgery.anatomy.stages import resolution
+from sesurgery.placement.named_layers import attention_around, layers_of
 from sesurgery.placement.registry import PLACEMENTS, Found, known
 from sesurgery.placement.sites import (
     TO_ONE_PLACE,
     Site,
-    behind_conv,
+    before,
+    behind,
     branch_end,
-    chosen,
-    convs_of,
+    entry_sites,
     follow,
     output_site,
+    output_sites,
     place_in,
     wrapping,
 )
 from sesurgery.plans import Skip
-from sesurgery.recipe.phrases import At
+from sesurgery.recipe.phrases import PHRASES, At, phrase_names
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.tracing.survey import hidden_in
 from sesurgery.words.text import listed
@@ -51,8 +54,40 @@ def merges(anatomy: Anatomy, op: str) -> Iterator[tuple[nn.Module, Merge]]:
                 yield host, merge
 
 
+def _listed(anatomy: Anatomy, op: str) -> Iterator[Merge | Skip]:
+    """The merges of a kind, and those inside of attention with the reason."""
+    for host, group in anatomy.merges.items():
+        around = attention_around(anatomy, anatomy.survey.paths[host])
+        for merge in group:
+            if merge.op == op and around is None:
+                yield merge
+            elif merge.op == op and not merge.partial:
+                yield Skip(place_in(anatomy, host, merge.node), f"a part of the attention {around}")
+
+
+def _concats(anatomy: Anatomy) -> Iterator[Merge | Skip]:
+    """The concats along the channels."""
+    for merge in _listed(anatomy, "cat"):
+        if isinstance(merge, Skip):
+            yield merge
+            continue
+        value, node = merge.node.meta["val"], merge.node
+        axis = channel_axis(value)
+        along = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+        if axis is not None and isinstance(along, int) and along % value.ndim != axis:
+            shape = tuple(value.shape)
+            why = f"it concatenates along axis {along % value.ndim}, and the channels of {shape} are axis {axis}"
+            yield Skip(place_in(anatomy, merge.host, node), why)
+        else:
+            yield merge
+
+
 def _residual(anatomy: Anatomy) -> Iterator[Merge | Skip]:
-    for host, merge in merges(anatomy, "add"):
+    for merge in _listed(anatomy, "add"):
+        if isinstance(merge, Skip):
+            yield merge
+            continue
+        host = merge.host
         if merge.residual and not _runs_layers(anatomy, merge):
             why = "no layer runs on its branch (a norm or an activation that adds its own input)"
             yield Skip(place_in(anatomy, host, merge.node), why)
@@ -99,6 +134,18 @@ def after_residual_add(anatomy: Anatomy, at: At) -> Found:
             yield Site(merge.host, value, (), "post")
 
 
+@known("after sum of like branches")
+def after_sum_of_like_branches(anatomy: Anatomy, at: At) -> Found:
+    """Behind the sum, and behind the activation that follows it."""
+    for merge in _listed(anatomy, "add"):
+        if isinstance(merge, Skip):
+            yield merge
+        elif merge.residual:
+            yield Skip(place_in(anatomy, merge.host, merge.node), "a residual sum, no sum of like branches")
+        elif not merge.partial:
+            yield Site(merge.host, follow(merge.node, merge.host, activates), (), "sum")
+
+
 @known("start of residual branch")
 def start_of_residual_branch(anatomy: Anatomy, at: At) -> Found:
     """Where the residual branch leaves the identity: only the branch sees the gated activation."""
@@ -131,8 +178,11 @@ def on_identity_branch(anatomy: Anatomy, at: At) -> Found:
 @known("before concat")
 def before_concat(anatomy: Anatomy, at: At) -> Found:
     """The end of the branch that does most of the work; of every working branch, where there are more than two."""
-    for host, merge in merges(anatomy, "cat"):
-        flow = anatomy.flows[host]
+    for merge in _concats(anatomy):
+        if isinstance(merge, Skip):
+            yield merge
+            continue
+        host, flow = merge.host, anatomy.flows[merge.host]
         work = {
             part: sum(weight_layers(node, host.get_submodule) for node in flow.between(merge.fork, part))
             for part in merge.branches
@@ -149,9 +199,9 @@ def before_concat(anatomy: Anatomy, at: At) -> Found:
 
 @known("after concat")
 def after_concat(anatomy: Anatomy, at: At) -> Found:
-    """Behind each concat of branches."""
-    for host, merge in merges(anatomy, "cat"):
-        yield Site(host, merge.node, (), "concat")
+    """Behind each concat of branches along the channels."""
+    for merge in _concats(anatomy):
+        yield merge if isinstance(merge, Skip) else Site(merge.host, merge.node, (), "concat")
 
 
 @known("before pooling")
@@ -165,30 +215,6 @@ def before_pooling(anatomy: Anatomy, at: At) -> Found:
         for node in traced.graph.nodes:
             if pools(node, host.get_submodule) and sources(node):
                 yield Site(host, sources(node)[0], (node,), "pool")
-
-
-@known("after spatial conv")
-def after_spatial_conv(anatomy: Anatomy, at: At) -> Found:
-    """Behind each convolution with a kernel above 1, its norm and its activation."""
-    yield from _after_convs(anatomy, at, is_spatial)
-
-
-@known("after depthwise conv")
-def after_depthwise_conv(anatomy: Anatomy, at: At) -> Found:
-    """Behind each depthwise convolution, its norm and its activation."""
-    yield from _after_convs(anatomy, at, is_depthwise)
-
-
-@known("after pointwise conv")
-def after_pointwise_conv(anatomy: Anatomy, at: At) -> Found:
-    """Behind each 1x1 convolution, its norm and its activation."""
-    yield from _after_convs(anatomy, at, is_pointwise)
-
-
-@known("after conv")
-def after_conv(anatomy: Anatomy, at: At) -> Found:
-    """Behind each convolution, or the n-th of each block, its norm and its activation."""
-    yield from _after_convs(anatomy, at, is_conv)
 
 
 @known("end of block")
@@ -228,13 +254,44 @@ def end_of_backbone(anatomy: Anatomy, at: At) -> Found:
         yield output_site(anatomy, module)
 
 
-def _after_convs(anatomy: Anatomy, at: At, test: Callable[[nn.Module], bool]) -> Found:
-    for block, convs in convs_of(anatomy, test):
-        if block is None and anatomy.blocks:
+def _after(anatomy: Anatomy, at: At) -> Found:
+    """Behind each layer that the phrase names."""
+    bare = at.bare or at.layer in ("norm", "activation")
+    for layer in layers_of(anatomy, at):
+        yield layer if isinstance(layer, Skip) else behind(anatomy, layer, bare)
+
+
+def _before(anatomy: Anatomy, at: At) -> Found:
+    """Before each layer that the phrase names."""
+    for layer in layers_of(anatomy, at):
+        yield from (layer,) if isinstance(layer, Skip) else before(anatomy, layer)
+
+
+for _name in phrase_names(["place"]):
+    if PHRASES[_name].ordinal:
+        known(_name)(_after if _name.startswith("after ") else _before)
+
+
+@known("after module")
+def after_module(anatomy: Anatomy, at: At) -> Found:
+    """What each module gives; each activation, where it gives several."""
+    for layer in layers_of(anatomy, at):
+        if isinstance(layer, Skip) or layer.module is None:
             continue
-        picked = chosen(convs, at.nth)
-        if not picked:
-            path = anatomy.survey.paths[block] if block is not None else ""
-            yield Skip(path, f"it has {len(convs)} such convolutions, so none is number {at.nth}")
-        for conv in picked:
-            yield behind_conv(anatomy, conv)
+        site = output_site(anatomy, layer.module)
+        several = output_sites(anatomy, layer.module) if isinstance(site, Skip) else []
+        yield from (replace(each, layer=layer) for each in several or [site] if isinstance(each, Site))
+        if isinstance(site, Skip) and not several:
+            yield site
+
+
+@known("before module")
+def before_module(anatomy: Anatomy, at: At) -> Found:
+    """Each activation that a module takes, where it enters the module's own forward, or where a layer is called."""
+    for layer in layers_of(anatomy, at):
+        if isinstance(layer, Skip) or layer.module is None:
+            continue
+        entries = entry_sites(anatomy, layer.module)
+        yield from (replace(site, layer=layer) for site in entries)
+        if not entries:
+            yield from before(anatomy, layer)

@@ -14,11 +14,12 @@ from sesurgery.operating.edited_class import original_class
 from sesurgery.placement.sites import Site
 from sesurgery.placement.sockets import socket_at
 from sesurgery.plans import AppendBehind, AttentionLayer, Change, FillSocket, InsertIntoGraph, Insertion, RewriteForward
-from sesurgery.recipe.rules import Insert
+from sesurgery.recipe.rules import Insert, Replace
 from sesurgery.recording.recorder import has_own_forward
 from sesurgery.rewriting.trial import behind, in_graph, with_layers
 from sesurgery.rewriting.validation import Insertion as Planned
 from sesurgery.tracing.survey import Survey
+from sesurgery.words.paths import join
 
 
 def insertion(
@@ -113,6 +114,19 @@ def _has(host: nn.Module, name: str) -> bool:
     """Whether a module has an attribute, whatever a ``__getattr__`` of its own answers for other names."""
     tables = (host.__dict__, host._modules, host._parameters, host._buffers)
     return hasattr(type(host), name) or any(name in table for table in tables)
+
+
+def possible_paths(survey: Survey, site: Site, ordinal: int, edit: Insert | Replace) -> tuple[str, ...]:
+    """The paths that the layer at a site may get: by them, too, ``where: {path: ...}`` knows the site."""
+    wanted = edit.name or attention.child_name(edit.module or "")
+    names = [wanted] if ordinal == 0 else [f"{wanted}_{ordinal + 1}"]
+    names += [f"{wanted}_{site.role}"] if site.role and site.role != "branch" else []
+    empty = [name for name, child in site.host._modules.items() if child is None or type(child) is nn.Identity]
+    around = survey.paths[site.host]
+    paths = [join(around, name) for name in (*names, *empty)]
+    if site.value.op == "call_module":
+        paths.append(join(join(around, str(site.value.target)), wanted))
+    return tuple(paths)
 
 
 def _free_name(host: nn.Module, edit: Insert, role: str, names: set[str]) -> str:

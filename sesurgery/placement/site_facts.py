@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.anatomy.layer_kinds import is_depthwise, is_norm
+from sesurgery.anatomy.layer_kinds import is_conv, is_depthwise, is_norm
+from sesurgery.placement.named_layers import Layer
 from sesurgery.placement.sockets import empty_sockets
 from sesurgery.recipe.rules import Rule
 from sesurgery.recipe.selectors import SiteFacts
 from sesurgery.recording.channel_axes import channel_axis
+from sesurgery.recording.nested import tensors_in
+from sesurgery.tracing.survey import Survey, hidden_in
+from sesurgery.words.paths import outwards
 
 
 def facts(
-    anatomy: Anatomy, path: str, value: torch.Tensor | None, conv: nn.Module | None, rule: Rule | None = None
+    anatomy: Anatomy,
+    path: str,
+    value: torch.Tensor | None = None,
+    layer: Layer | None = None,
+    rule: Rule | None = None,
+    names: Iterable[str] = (),
 ) -> SiteFacts:
     """What ``where:`` may ask about a site in the module at ``path``.
 
     Args:
-        rule: if given, words of ``has:`` are looked for only where the rule asks for them.
         value: the activation there, for its channels and stage.
-        conv: the convolution at the site, for kernel and stride.
+        layer: the layer that the site is about.
+        rule: if given, what takes long is looked for only where the rule asks for it.
+        names: more paths by which the site may be named.
     """
     survey = anatomy.survey
     block = anatomy.block_of(path)
@@ -30,30 +42,75 @@ def facts(
         stage = anatomy.stage_of(value, path)
     members = [other for other, number in anatomy.blocks.items() if number == stage]
     axis = channel_axis(value)
-    host = survey.module(path)
-    holder = block if block is not None else host
-    paths = (survey.paths[holder], path, *((survey.paths[conv],) if conv is not None else ()))
+    holder = block if block is not None else survey.module(path)
+    own = layer.path if layer is not None else path
+    around = [survey.module(outer) for outer in outwards(own)[:-1] if _is_module(survey, outer)]
+    of_module = rule is not None and rule.at.layer == "module"
+    if of_module:
+        holder, around = around[0], around[1:]
+    classes = tuple(dict.fromkeys(type(module).__name__ for module in around))
+    kernel, stride = (
+        _geometry(anatomy, block, layer) if rule is None or _asks(rule, "kernel", "stride") else (None,) * 2
+    )
     return SiteFacts(
-        paths=tuple(dict.fromkeys(paths)),
-        types=tuple(dict.fromkeys((type(holder).__name__, type(host).__name__))),
+        paths=tuple(dict.fromkeys((survey.paths[holder], path, own, *names))),
+        types=(type(holder).__name__,) if of_module else (type(holder).__name__, *classes),
+        around=classes,
         stage=stage,
         stages=len(anatomy.stages),
         block=members.index(block) if block is not None else None,
         blocks=len(members),
+        plain=not anatomy.blocks,
         channels=None if axis is None or value is None else value.shape[axis],
-        kernel=_one_or_all(conv.kernel_size) if isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else None,
-        stride=_one_or_all(conv.stride) if isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else None,
-        has=traits(anatomy, holder) if rule is None or _asks_has(rule) else frozenset(),
+        kernel=kernel,
+        stride=stride,
+        has=traits(anatomy, holder) if rule is None or _asks(rule, "has") else frozenset(),
     )
 
 
-def _asks_has(rule: Rule) -> bool:
-    where = rule.where
-    return where.has is not None or (where.not_ is not None and where.not_.has is not None)
+def _is_module(survey: Survey, path: str) -> bool:
+    try:
+        survey.module(path)
+    except AttributeError:  # an operation in the forward of its host
+        return False
+    return True
 
 
-def _one_or_all(sizes: tuple[int, ...]) -> int | tuple[int, ...]:
-    return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
+def _asks(rule: Rule, *keys: str) -> bool:
+    conditions = (rule.where, rule.where.not_)
+    return any(
+        condition is not None and getattr(condition, key) is not None for key in keys for condition in conditions
+    )
+
+
+def _geometry(
+    anatomy: Anatomy, block: nn.Module | None, layer: Layer | None
+) -> tuple[int | tuple[int, ...] | None, int | tuple[int, ...] | None]:
+    """Kernel and stride of a convolution; else the largest kernel of the block, and by how much it shrinks the map."""
+    if layer is not None and layer.kernel is not None:
+        return _one_or_all(layer.kernel), _one_or_all(layer.stride or ())
+    if block is None:
+        return None, None
+    hidden = anatomy.attention
+    convs = [part for part in block.modules() if is_conv(part) and not hidden_in(anatomy.survey, part, hidden)]
+    kernels = [conv.kernel_size for conv in convs if isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    return _one_or_all(max(kernels, default=None, key=max)), _one_or_all(_shrinks(anatomy.survey, block))
+
+
+def _shrinks(survey: Survey, block: nn.Module) -> tuple[int, ...] | None:
+    """By how much a block's output is smaller than its first input, per axis of the map."""
+    frame = survey.frame(block)
+    for given, result in [] if frame is None else zip(tensors_in(frame.args), tensors_in(frame.output), strict=False):
+        axis = channel_axis(result)
+        if axis is None or given.ndim != result.ndim or result.ndim < 3:
+            return None
+        space = [index for index in range(1, result.ndim) if index != axis]
+        return tuple(round(given.shape[index] / result.shape[index]) for index in space)
+    return None
+
+
+def _one_or_all(sizes: tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+    return sizes[0] if sizes and len(set(sizes)) == 1 else sizes or None
 
 
 def traits(anatomy: Anatomy, block: nn.Module) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,9 +15,10 @@ from sesurgery.anatomy.dataflow import carries, is_scaling, sources
 from sesurgery.anatomy.layer_kinds import Child, drops, follows
 from sesurgery.anatomy.merges import Merge
 from sesurgery.anatomy.stages import resolution
+from sesurgery.placement.named_layers import Layer
 from sesurgery.plans import Skip
 from sesurgery.recording.compat import AdaptiveAvgPool, AdaptiveMaxPool
-from sesurgery.tracing.survey import hidden_in
+from sesurgery.recording.recorder import has_own_forward
 from sesurgery.tracing.trace import Trace
 from sesurgery.words.paths import below, join, outwards
 
@@ -30,59 +32,76 @@ class Site:
         value: the node whose activation is to be gated.
         users: the nodes that are to take the gated activation instead; every user where empty.
         role: a word for a name, where the plain one is taken: ``pre``, ``post``, ...
-        conv: the convolution that the site follows, if it does.
+        layer: the layer that the site follows or precedes, if it is about one.
     """
 
     host: nn.Module
     value: Node
     users: tuple[Node, ...] = ()
     role: str = ""
-    conv: nn.Module | None = None
+    layer: Layer | None = None
 
 
 TO_ONE_PLACE = (AdaptiveAvgPool, AdaptiveMaxPool)
 
 
-def convs_of(anatomy: Anatomy, test: Callable[[nn.Module], bool]) -> Iterator[tuple[nn.Module | None, list[nn.Module]]]:
-    """The convolutions that ``test`` accepts, by block, in the order of execution (None: outside all blocks).
+def behind(anatomy: Anatomy, layer: Layer, bare: bool = False) -> Site | Skip:
+    """The site behind a layer, its norm and activation, in the outermost host in which that is one place.
 
-    Convolutions of projections on an identity branch and inside of attention are left out.
+    Args:
+        bare: the norm and the activation come after the site.
     """
-    survey = anatomy.survey
-    hidden = anatomy.attention | _projections(anatomy)
-    groups: dict[nn.Module | None, list[nn.Module]] = {}
-    for module in survey.probe.frames:
-        if test(module) and not hidden_in(survey, module, hidden):
-            groups.setdefault(anatomy.block_of(survey.paths[module]), []).append(module)
-    yield from groups.items()
+    if layer.host is None or layer.node is None:
+        return Skip(layer.path, "no forward that could be traced calls it")
+    host, value = layer.host, layer.node
 
+    def follower(node: Node, host: nn.Module) -> Node:
+        return node if bare else follow(node, host, follows)
 
-def chosen(convs: list[nn.Module], nth: int | None) -> list[nn.Module]:
-    """All, or the n-th (from 1; -1 is the last) where there are so many."""
-    if nth is None:
-        return convs
-    index = nth - 1 if nth > 0 else nth
-    return [convs[index]] if -len(convs) <= index < len(convs) else []
-
-
-def behind_conv(anatomy: Anatomy, conv: nn.Module) -> Site | Skip:
-    """The site behind a convolution, its norm and activation, in the outermost host in which that is one place."""
-    caller = anatomy.survey.callers.get(conv)
-    if caller is None:
-        return Skip(anatomy.survey.paths[conv], "no forward that could be traced calls this convolution")
-    host, traced, node = caller
-    host, value = _lifted(anatomy, host, traced, follow(node, host, follows))
-    return Site(host, value, (), "conv", conv)
-
-
-def _lifted(anatomy: Anatomy, host: nn.Module, traced: Trace, value: Node) -> tuple[nn.Module, Node]:
-    while host not in anatomy.blocks and output_of(traced) is value:
+    value = follower(value, host)
+    while host not in anatomy.blocks and output_of(anatomy.survey.trace(host)) is value:
         caller = anatomy.survey.callers.get(host)
         if caller is None or caller[0] is anatomy.survey.twin:
             break
-        host, traced = caller[0], caller[1]
-        value = follow(caller[2], host, follows)
-    return host, value
+        host, value = caller[0], follower(caller[2], caller[0])
+    return Site(host, value, (), "conv", layer)
+
+
+def before(anatomy: Anatomy, layer: Layer) -> Iterator[Site | Skip]:
+    """A site before each activation that a layer takes, which its other readers do not see gated."""
+    if layer.host is None or layer.node is None:
+        yield Skip(layer.path, "no forward that could be traced calls it")
+        return
+    for value in dict.fromkeys(node for node in layer.node.all_input_nodes if carries(node)):
+        host, node = layer.host, layer.node
+        while host not in anatomy.blocks and set(value.users) == {node} and value.op == "placeholder":
+            caller = anatomy.survey.callers.get(host)
+            given = None if caller is None else given_as(caller[2], host, value)
+            if caller is None or given is None or caller[0] is anatomy.survey.twin:
+                break
+            host, node, value = caller[0], caller[2], given
+        yield Site(host, value, (node,), "pre", layer)
+
+
+def given_as(call: Node, host: nn.Module, parameter: Node) -> Node | None:
+    """The argument of a host's call that is its ``parameter``; None where that is no one activation."""
+    if parameter.target in call.kwargs:
+        argument = call.kwargs[str(parameter.target)]
+    else:
+        names = [node.target for node in parameter.graph.nodes if node.op == "placeholder"]
+        index = names.index(parameter.target)
+        argument = call.args[index] if index < len(call.args) else None
+    return argument if carries(argument) else None
+
+
+def entry_sites(anatomy: Anatomy, module: nn.Module) -> list[Site]:
+    """What a module with a forward of its own is given: a site for each activation, also those in a list."""
+    traced = anatomy.survey.trace(module)
+    if traced is None or not has_own_forward(module):
+        return []
+    given = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    parts = [node for node in traced.graph.nodes if node.target is operator.getitem and node.args[0] in given]
+    return [Site(module, node, (), "pre") for node in (*given, *parts) if carries(node) and node.users]
 
 
 def follow(node: Node, host: nn.Module, test: Callable[[Node, Child], bool]) -> Node:
@@ -122,9 +141,20 @@ def _is_layer_scale(node: Node, host: nn.Module) -> bool:
     return len(weights) == 1 and not list(module.children()) and "scale" in type(module).__name__.lower()
 
 
-def output_of(traced: Trace) -> Node | None:
+def output_of(traced: Trace | None) -> Node | None:
+    if traced is None:
+        return None
     output = next(node for node in traced.graph.nodes if node.op == "output").args[0]
     return output if isinstance(output, Node) else None
+
+
+def output_sites(anatomy: Anatomy, module: nn.Module) -> list[Site]:
+    """A site for each activation of the list, tuple or dict that a module with a forward of its own returns."""
+    traced = anatomy.survey.trace(module)
+    if traced is None or not has_own_forward(module):
+        return []
+    output = next(node for node in traced.graph.nodes if node.op == "output")
+    return [Site(module, node, (output,), "end") for node in output.all_input_nodes if carries(node)]
 
 
 def output_site(anatomy: Anatomy, module: nn.Module) -> Site | Skip:
@@ -180,16 +210,6 @@ def wrapping(anatomy: Anatomy, block: nn.Module, stage: int | None) -> nn.Module
             break
         outermost = outer
     return outermost
-
-
-def _projections(anatomy: Anatomy) -> set[nn.Module]:
-    projections: set[nn.Module] = set()
-    for host, merges in anatomy.merges.items():
-        for merge in merges:
-            if merge.residual and merge.inner is None and merge.identity is not None:
-                way = anatomy.flows[host].between(merge.fork, merge.identity)
-                projections.update(host.get_submodule(str(node.target)) for node in way if node.op == "call_module")
-    return projections
 
 
 def place_in(anatomy: Anatomy, host: nn.Module, node: Node) -> str:

@@ -16,7 +16,9 @@ from sesurgery.tracing.survey import Survey
 
 def nothing_matched(recipe: str, model: str, anatomy: Anatomy, skips: Sequence[Skip]) -> NothingMatchedError:
     """The error for a recipe without a site, with the nearest miss."""
+    meant = [skip for skip in skips if skip.meant]
     if skips:
+        skips = meant or skips
         (reason, count), *_ = Counter(skip.reason for skip in skips).most_common(1)
         first = next(skip for skip in skips if skip.reason == reason)
         more = f" (and {count - 1} more like it)" if count > 1 else ""

@@ -6,7 +6,7 @@ import functools
 import keyword
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -32,8 +32,14 @@ from sesurgery.words.registry import Registry
 
 CHANGES = ("kernel", "dilation", "activation", "norm", "module")
 NORMS = ("batch", "group", "layer", "instance")
-# What replace may name, by the key of what it changes.
-_TARGETS = {"module": ("attention", "conv"), "activation": ("activation",), "norm": ("norm",)}
+# What replace may name, by the key of what it changes; "module" names any layer.
+_TARGETS = {
+    "module": ("attention", "conv", "linear", "norm", "activation", "module"),
+    "activation": ("activation", "module"),
+    "norm": ("norm", "module"),
+    "conv": ("conv", "module"),
+}
+_PARTS = ("conv", "linear", "attention", "activation", "norm", "module")
 
 
 def _identifier(value: Any) -> Any:
@@ -51,12 +57,16 @@ def _at(value: Any) -> At:
 def _at_schema() -> dict[str, Any]:
     counted = "|".join(phrase.name for phrase in PHRASES.values() if phrase.ordinal)
     which = "|".join((*ORDINALS, "last", "-?[1-9][0-9]*", "[1-9][0-9]*(st|nd|rd|th)"))
+    kinds = "|".join(dict.fromkeys(At(phrase.name).layer for phrase in PHRASES.values() if phrase.ordinal))
     patterns = (
-        f"^({counted}) [(]?-?[1-9][0-9]*[)]?$",
-        f"^(after )?(the )?(block's )?({which}) ((spatial|depthwise|pointwise) )?conv$",
+        f"^({counted})( [(]?-?[1-9][0-9]*[)]?)?(,? bare)?$",
+        f"^((after|before|on) )?(the )?(block's )?({which}) ({kinds})(,? bare)?$",
     )
     spelt = [{"type": "string", "pattern": pattern} for pattern in patterns]
-    return {"description": "Where, or on what.", "anyOf": [{"enum": list(PHRASES)}, *spelt]}
+    summaries = [phrase.summary for phrase in PHRASES.values()]
+    meanings = "\n".join(f"{phrase.name}: {phrase.summary}" for phrase in PHRASES.values())
+    names = {"enum": list(PHRASES), "enumDescriptions": summaries}
+    return {"description": f"Where, or on what.\n{meanings}", "anyOf": [names, *spelt]}
 
 
 class _KnownPhrases:
@@ -179,8 +189,8 @@ class Action:
 ACTIONS: Registry[Action] = Registry("action")
 for _name, _keys, *_roles in (
     ("insert", Insert, "place"),
-    ("replace", Replace, "conv", "attention", "activation", "norm"),
-    ("remove", Remove, "conv", "attention", "activation", "norm"),
+    ("replace", Replace, *_PARTS),
+    ("remove", Remove, *_PARTS),
     ("rewire", Rewire, "stage"),
 ):
     ACTIONS.add(_name, Action(_name, _keys, tuple(_roles)))
@@ -230,12 +240,19 @@ class Rule(_Model):
         edit = self.edit
         roles = ACTIONS[self.action].roles
         if isinstance(edit, Replace):
-            roles = _TARGETS.get(edit.target, ("conv",))
+            roles = _TARGETS[edit.target]
         if self.at.role not in roles:
             _raise([("at", _wrong_role(self.at, self.action, roles))])
-        if isinstance(edit, Remove) and edit.with_norm and self.at.role != "conv":
+        if isinstance(edit, Remove) and edit.with_norm and self.at.role not in ("conv", "linear", "module"):
             _raise([("remove.with_norm", f'"{self.at}" has no norm of its own; leave it out')])
+        if self.at.layer == "module" and not (self.where.type or self.where.path or self.where.inside):
+            _raise([("where", f'"{self.at}" is about every module; name those that are meant: where: {{type: ...}}')])
         return self
+
+    @property
+    def place(self) -> At:
+        """``at`` with the conditions that narrow it."""
+        return replace(self.at, where=self.where)
 
     def _actions(self) -> list[str]:
         return [name for name in ACTIONS if getattr(self, name, None) is not None]
@@ -260,7 +277,7 @@ def action(name: str, roles: Iterable[str], keys: Mapping[str, tuple[Any, Any]],
 
     Args:
         name: the action of the edit kind: one word.
-        roles: what ``at:`` may name with it: ``place``, ``conv``, ``attention``, ``activation``, ``norm``, ``stage``.
+        roles: what ``at:`` may name with it: those of ``phrases.ROLES``.
         keys: what may stand in the braces, each as ``(type, default)``; the default is ``...`` where it must be given.
         origin: the file or module of the user's that defines it.
 

@@ -37,21 +37,26 @@ class SiteFacts:
     """What ``where:`` may ask about a site.
 
     Attributes:
-        paths: module paths by which the site may be named: its block, its host, its module.
-        types: class names of the block or host.
+        paths: module paths by which the site may be named: its block, its host, its module, the layer to come.
+        types: class names that ``type`` may name: of the block, the host, and every module around; where the rule is
+            about modules, of the module alone.
+        around: class names of the modules around the site, the model itself left out.
         stage, stages: number of the stage, from 1 (None: outside all), and how many there are.
         block, blocks: index of the block within its stage, from 0, and how many blocks that stage has.
+        plain: whether the whole model has no block.
         channels: channels at the site.
-        kernel, stride: of the convolution at the site, per axis where they differ.
+        kernel, stride: of the convolution at the site, else of its block; per axis where they differ.
         has: words that hold for the block; for a site outside all blocks, for its host with all of its children.
     """
 
     paths: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    around: tuple[str, ...] = ()
     stage: int | None = None
     stages: int = 0
     block: int | None = None
     blocks: int = 0
+    plain: bool = False
     channels: int | None = None
     kernel: int | tuple[int, ...] | None = None
     stride: int | tuple[int, ...] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
@@ -106,13 +106,27 @@ class Condition(BaseModel):
         default=None, description='Stages, from 1: 4, "1,3", 2-4, -1, last, last2, first, all.'
     )
     blocks: Blocks | None = Field(
-        default=None, description='Blocks within their stage, from 0: ":4", -1, "::2", first2.'
+        default=None,
+        description='Blocks within their stage, from 0: ":4", -1, "::2", first2; all: in any block, not outside.',
     )
-    type: Words | None = Field(default=None, description="Class name of the block, with * and ?; any of a list.")
-    path: Words | None = Field(default=None, description="Module path, with * and ?; any of a list.")
+    type: Words | None = Field(
+        default=None,
+        description="Class name, with * and ?, of the module, its block, or one around it; any of a list. "
+        "A number in at counts inside it. Of a module at before, after or on module: its own class.",
+    )
+    inside: Words | None = Field(
+        default=None, description="Class name of a module around the site, with * and ?; any of a list."
+    )
+    path: Words | None = Field(
+        default=None, description="Path of the layer, its host or block, or the new layer, with * and ?; any of a list."
+    )
     channels: Number | None = Field(default=None, description='Channels at the site: 64, "64,128", "64-256", ">=128".')
-    kernel: Number | None = Field(default=None, description='Kernel of the convolution at the site: 3, ">=5", "1x7".')
-    stride: Number | None = Field(default=None, description="Stride of the convolution at the site.")
+    kernel: Number | None = Field(
+        default=None, description='Kernel of the convolution there, else the largest of the block: 3, ">=5", "1x7".'
+    )
+    stride: Number | None = Field(
+        default=None, description="Stride of the convolution there, else by how much the block shrinks the map."
+    )
     has: Has | None = Field(
         default=None, description="What the block (outside all blocks: the host with its children) has; all of a list."
     )
@@ -123,7 +137,7 @@ class Condition(BaseModel):
         Raises:
             InputError: ``stages`` names a stage that the model does not have.
         """
-        tests = (self._stage, self._block, self._type, self._path, self._numbers, self._has)
+        tests = (self._stage, self._block, self._type, self._inside, self._path, self._numbers, self._has)
         return next((reason for test in tests if (reason := test(facts))), None)
 
     def _stage(self, facts: SiteFacts) -> str | None:
@@ -134,8 +148,10 @@ class Condition(BaseModel):
         return f"{place}, not in {self.stages}"
 
     def _block(self, facts: SiteFacts) -> str | None:
-        if self.blocks in (None, "all") or facts.block in select_blocks(self.blocks, facts.blocks):
+        if self.blocks is None or facts.block in select_blocks(self.blocks, facts.blocks):
             return None
+        if self.blocks == "all":
+            return None if facts.plain else "in no block"
         place = "in no block" if facts.block is None else f"in block {facts.block} of its stage"
         return f"{place}, not in {self.blocks}"
 
@@ -143,6 +159,16 @@ class Condition(BaseModel):
         if self.type is None or _matches(facts.types, self.type):
             return None
         return f"in a {facts.types[0] if facts.types else 'module'}, not in a {' or '.join(self.type)}"
+
+    def _inside(self, facts: SiteFacts) -> str | None:
+        if self.inside is None or _matches(facts.around, self.inside):
+            return None
+        return f"not inside a {' or '.join(self.inside)}"
+
+    def names(self, types: Sequence[str], around: Sequence[str], paths: Sequence[str]) -> bool:
+        """Whether ``type``, ``inside`` and ``path`` name a module of these classes and paths."""
+        pairs = ((types, self.type), (around, self.inside), (paths, self.path))
+        return all(patterns is None or _matches(names, patterns) for names, patterns in pairs)
 
     def _path(self, facts: SiteFacts) -> str | None:
         if self.path is None or _matches(facts.paths, self.path):
@@ -193,5 +219,6 @@ class Where(Condition):
         return reason
 
 
-def _matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+def _matches(names: Iterable[str], patterns: tuple[str, ...]) -> bool:
+    """Whether one of the names is what one of the patterns says."""
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)

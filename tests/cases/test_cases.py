@@ -18,9 +18,7 @@ FILES = sorted(file.stem for file in HERE.glob("*.py") if not file.stem.startswi
 NOT_YET = {
     "a14_attention_at_the_end_of_a_branch": "attention at the end of a Sequential is not seen",
     "a18_cost_of_a_batch": "costs are those of the example's batch",
-    "a20_convolutions_outside_blocks": "what lies in no block is not listed",
     "a21_concat_and_end_in_a_detection_head": "concats along another axis than the channels are taken",
-    "a22_nth_conv_of_which_block": "an ordinal counts in the block around the class that `type` names",
     "b06_cbam_strip_and_swap": "a module with two gates in a row is not seen as attention",
     "b07_conditional_residual_blocks": "a sum with a second input is like branches",
     "b08_branch_returns_its_preactivation": "a fork in a tuple is not followed",

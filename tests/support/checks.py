@@ -106,7 +106,7 @@ def same_weights(one: nn.Module, two: nn.Module) -> bool:
 
 
 def replaced(net: nn.Module, at: str, **change: Any) -> sesurgery.Surgery:
-    return sesurgery.apply(net, rule(replace=change, at=at), example_input=X)
+    return sesurgery.apply(net, rule(replace=change, at=at, where={"blocks": "all"}), example_input=X)
 
 
 def reasons(net: nn.Module, at: str, **change: Any) -> str:
