@@ -43,7 +43,7 @@ def plan_step(anatomy: Anatomy, rule: Rule, number: int) -> Step:
             skips.append(replace(target, at=str(rule.at)))
             continue
         known = facts(anatomy, target.holder, target.value, target.layer, rule, (target.path, *target.names))
-        if mismatch := rule.where.mismatch(known):
+        if mismatch := _left_out(rule, known):
             skips.append(Skip(target.path, mismatch, str(rule.at), meant=False))
             continue
         try:
@@ -58,6 +58,12 @@ def plan_step(anatomy: Anatomy, rule: Rule, number: int) -> Step:
             edits = [edit for edit in edits if edit.host != unfit.host]
         else:
             return Step(tuple(edits), _in_dtype(anatomy.survey, edits, actions), tuple(diffs), tuple(skips))
+
+
+def _left_out(rule: Rule, known: SiteFacts) -> str | None:
+    if rule.only_blocks and known.block is None and not known.plain:
+        return "in no block; where: {path: ...}, {type: ...} or {inside: ...} can name it"
+    return rule.where.mismatch(known)
 
 
 def replay_step(anatomy: Anatomy, edits: Sequence[Edit]) -> Step:

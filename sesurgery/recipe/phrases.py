@@ -249,7 +249,7 @@ _PLACES: dict[str, tuple[str, str, str]] = {
     ),
 }
 _LAYERS = {
-    "conv": ("a convolution", "every one of the model, or the one of each block that a number counts"),
+    "conv": ("a convolution", "every one of each block, or the one that a number counts"),
     "spatial conv": ("a convolution with a kernel larger than 1", ""),
     "depthwise conv": ("a convolution with as many groups as channels", ""),
     "pointwise conv": ("a 1x1 convolution", ""),

@@ -250,6 +250,12 @@ class Rule(_Model):
         return self
 
     @property
+    def only_blocks(self) -> bool:
+        """Whether a place of layers is meant in blocks alone: so it is unless ``where`` says by name what is meant."""
+        names = (self.where.blocks, self.where.type, self.where.inside, self.where.path)
+        return self.at.role == "place" and self.at.layer.endswith(("conv", "linear")) and not any(names)
+
+    @property
     def place(self) -> At:
         """``at`` with the conditions that narrow it."""
         return replace(self.at, where=self.where)
