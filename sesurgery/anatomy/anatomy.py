@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from sesurgery.anatomy.dataflow import Flow, own_weights
-from sesurgery.anatomy.merges import Merge, gates_of, is_attention, merges_of
+from sesurgery.anatomy.existing_attention import Gated
+from sesurgery.anatomy.merges import Merge, gates_of, merges_of
 from sesurgery.anatomy.stages import Unit, dilation_of, resolution, stages_of
 from sesurgery.operating.backup import inserted_layers
 from sesurgery.plans import MergeInfo, Stage
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.nested import tensors_in
 from sesurgery.recording.recorder import has_own_forward
-from sesurgery.tracing.survey import Survey
+from sesurgery.tracing.survey import Survey, hidden_in
 from sesurgery.words.paths import below, join, outwards
 
 
@@ -27,6 +28,7 @@ class Anatomy:
     Attributes:
         merges: by host, in order.
         attention: the modules that gate their own input, and the nodes that an earlier operation inserted.
+        gated: finds attention at a place, however it is written.
         blocks: the hosts that repeat, in the order of execution, with the number of their stage.
         stages: as reported.
     """
@@ -35,6 +37,7 @@ class Anatomy:
     merges: dict[nn.Module, tuple[Merge, ...]]
     flows: dict[nn.Module, Flow]
     attention: frozenset[nn.Module]
+    gated: Gated
     blocks: dict[nn.Module, int]
     stages: tuple[Stage, ...]
 
@@ -51,6 +54,25 @@ class Anatomy:
         places = resolution(value)
         alike = [stage.index for stage in self.stages if places and (stage.height or 0) * (stage.width or 0) == places]
         return alike[0] if alike else None
+
+    def attention_modules(self) -> list[nn.Module]:
+        """The outermost modules that are attention, in the order of execution; those never called come last."""
+        frames, paths = self.survey.probe.frames, self.survey.paths
+        known = [module for module in self.attention if paths[module]]
+        modules = [module for module in frames if module in set(known)]
+        modules += [module for module in known if module not in frames]
+        return [
+            module
+            for module in modules
+            if not hidden_in(self.survey, module, [other for other in known if other is not module])
+        ]
+
+    def written_gates(self) -> Iterator[Merge]:
+        """The gates in forwards of hosts that are no attention modules themselves."""
+        modules = self.attention_modules()
+        for host, merges in self.merges.items():
+            if not hidden_in(self.survey, host, modules):
+                yield from (merge for merge in merges if merge.kind == "gate")
 
     def reported_merges(self) -> tuple[MergeInfo, ...]:
         """Every merge, as data."""
@@ -70,7 +92,8 @@ def dissect(survey: Survey) -> Anatomy:
     """Find merges, blocks and stages of a surveyed model."""
     flows = {host: Flow.of(traced.graph) for host, traced in survey.hosts()}
     gates = {host: gates_of(host, traced, flows[host]) for host, traced in survey.hosts()}
-    attention = inserted_layers(survey.twin) | {host for host in flows if is_attention(survey, host, gates)}
+    gated = Gated(survey, gates)
+    attention = inserted_layers(survey.twin) | {host for host in flows if gated.is_attention(host)}
     merges: dict[nn.Module, tuple[Merge, ...]] = {}
     for host, traced in survey.hosts():
         host_merges = merges_of(host, traced, flows[host], attention) + gates[host]
@@ -79,7 +102,8 @@ def dissect(survey: Survey) -> Anatomy:
     blocks = _blocks(survey, merges, attention)
     numbered, stages = stages_of(survey, _units(survey, blocks, merges, flows))
     blocks = [block for block in blocks if block in numbered]
-    return Anatomy(survey, merges, flows, frozenset(attention), {block: numbered[block] for block in blocks}, stages)
+    numbers = {block: numbered[block] for block in blocks}
+    return Anatomy(survey, merges, flows, frozenset(attention), gated, numbers, stages)
 
 
 def _units(

@@ -23,14 +23,14 @@ _WRITTEN: dict[Any, str] = {operator.add: "+=", operator.sub: "-=", operator.mul
 def check_in_place(survey: Survey, module: nn.Module, gone: Set[nn.Module] = frozenset()) -> None:
     """Raise ``Unfit`` where, without ``module`` and those of ``gone``, a layer would overwrite what others look at."""
     caller = survey.callers.get(module)
-    shared = False
+    if caller is None or not any(_kept(survey, caller[0], source, gone) for source in caller[2].all_input_nodes):
+        return
     while caller is not None:
         host, _, node = caller
-        shared = shared or any(_kept(survey, host, source, gone) for source in node.all_input_nodes)
         follower = overwriting(host, node, gone)
-        if shared and follower is not None and follower.op != "output":
+        if follower is not None and follower.op != "output":
             raise Unfit("what follows it works in place, and would overwrite what other layers look at")
-        caller = survey.callers.get(host) if follower is not None and follower.op == "output" else None
+        caller = survey.callers.get(host) if follower is not None else None
 
 
 def _kept(survey: Survey, host: nn.Module, source: Node, gone: Set[nn.Module]) -> bool:

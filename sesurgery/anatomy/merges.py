@@ -22,7 +22,6 @@ from sesurgery.anatomy.dataflow import (
     weight_layers,
 )
 from sesurgery.anatomy.layer_kinds import is_dropping
-from sesurgery.tracing.survey import Survey
 from sesurgery.tracing.trace import Trace
 
 _RESIDUAL = ("identity", "projected")
@@ -115,11 +114,11 @@ class _Scales:
 
     def bare(self, way: list[Node]) -> bool:
         """Whether a way leaves the activation what it is, but for attention."""
-        return all(self.gates(node) or _is_transparent(node, self.host) for node in way)
+        return all(self.gates(node) or passes(node, self.host) for node in way)
 
     def scaled(self, way: list[Node]) -> bool:
         """Whether a way does no more to the activation than to multiply it by numbers or by a weight a channel."""
-        return all(_by_a_weight(node) or self.gates(node) or _is_transparent(node, self.host) for node in way)
+        return all(_by_a_weight(node) or self.gates(node) or passes(node, self.host) for node in way)
 
 
 def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, merges: dict[Node, Merge]) -> Merge:
@@ -156,7 +155,7 @@ def _is_fusion(
 
 def _core(node: Node, host: nn.Module) -> Node:
     """The node behind dropouts and identities that have no other use for it."""
-    while node.op == "call_module" and _is_transparent(node, host) and len(sources(node)) == 1:
+    while node.op == "call_module" and passes(node, host) and len(sources(node)) == 1:
         if len(sources(node)[0].users) > 1:
             break
         node = sources(node)[0]
@@ -195,7 +194,7 @@ def _by_a_weight(node: Node) -> bool:
     )
 
 
-def _is_transparent(node: Node, host: nn.Module) -> bool:
+def passes(node: Node, host: nn.Module) -> bool:
     """Whether a node passes an activation on unchanged: nothing, a dropout, or a choice out of a list."""
     if adds_nothing(node):
         return True
@@ -224,7 +223,7 @@ def _gate(
     weights = sum(weight_layers(step, host.get_submodule) for step in way)
     children = [host.get_submodule(str(step.target)) for step in way if step.op == "call_module"]
     weights += sum(bool(own_weights(part)) for child in children for part in child.modules())
-    if not weights and not (_is_squashed(gate, host) and _is_pooled(gate, gated)):
+    if not weights and not (_is_squashed(gate, host) and _looks_around(way, gated)):
         return None
     return Merge(host, node, "mul", "gate", fork, gated, (gate,))
 
@@ -237,26 +236,6 @@ def _is_squashed(gate: Node, host: nn.Module) -> bool:
     return any(word in text for word in ("sigmoid", "tanh", "softmax"))
 
 
-def _is_pooled(gate: Node, gated: Node) -> bool:
-    return gate.meta["val"].numel() < gated.meta["val"].numel()
-
-
-def is_attention(survey: Survey, module: nn.Module, merges: dict[nn.Module, tuple[Merge, ...]]) -> bool:
-    """Whether a module returns its own input, gated: attention that is already there."""
-    traced = survey.trace(module)
-    if not isinstance(traced, Trace):
-        return False
-    output = next(node for node in traced.graph.nodes if node.op == "output").args[0]
-    gates = {merge.node: merge for merge in merges.get(module, ()) if merge.kind == "gate"}
-    while isinstance(output, Node):
-        if output in gates:
-            gated = gates[output].identity
-            return gated is not None and gated.op == "placeholder"
-        if output.op != "call_module" or not isinstance(output.args[0] if output.args else None, Node):
-            return False
-        if not is_attention(survey, module.get_submodule(str(output.target)), merges):
-            return False
-        if output.args[0].op == "placeholder":  # type: ignore[union-attr]
-            return True
-        output = output.args[0]
-    return False
+def _looks_around(way: list[Node], gated: Node) -> bool:
+    """Whether a gate goes by more than one place of what it gates: something on its way is pooled (SimAM)."""
+    return any(carries(step) and step.meta["val"].numel() < gated.meta["val"].numel() for step in way)

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.anatomy.existing_attention import attention_modules, written_gates
 from sesurgery.edits.kinds import Proposal, Target
 from sesurgery.errors import StalePlanError, Unfit
 from sesurgery.operating.actions import Action, SetChild
@@ -43,9 +42,9 @@ def named_targets(anatomy: Anatomy, rule: Rule) -> Iterator[Target | Skip]:
             else:
                 yield module_target(anatomy, layer.module, layer.path, layer)
         return
-    for module in attention_modules(anatomy):
+    for module in anatomy.attention_modules():
         yield module_target(anatomy, module, anatomy.survey.paths[module])
-    for gate in written_gates(anatomy):
+    for gate in anatomy.written_gates():
         holder = anatomy.survey.paths[gate.host]
         yield Target(place_in(anatomy, gate.host, gate.node), gate, holder, gate.node.meta["val"])
 

@@ -117,7 +117,7 @@ def _present(anatomy: Anatomy, site: Site) -> str | None:
     for merge in anatomy.merges.get(host, ()):
         if merge.kind == "gate" and (site.value is merge.node or merge.node in near):
             return merge.node.name
-    return None
+    return anatomy.gated.where(host, site.value)
 
 
 def _beyond_drops(host: nn.Module, nodes: Iterable[Node]) -> list[Node]:

@@ -19,7 +19,7 @@ from sesurgery.placement.named_layers import Layer
 from sesurgery.plans import Skip
 from sesurgery.recording.compat import AdaptiveAvgPool, AdaptiveMaxPool
 from sesurgery.recording.recorder import has_own_forward
-from sesurgery.tracing.trace import Trace
+from sesurgery.tracing.trace import Trace, output_of
 from sesurgery.words.paths import below, join, outwards
 
 
@@ -139,13 +139,6 @@ def _is_layer_scale(node: Node, host: nn.Module) -> bool:
     module = host.get_submodule(str(node.target))
     weights = list(module.parameters())
     return len(weights) == 1 and not list(module.children()) and "scale" in type(module).__name__.lower()
-
-
-def output_of(traced: Trace | None) -> Node | None:
-    if traced is None:
-        return None
-    output = next(node for node in traced.graph.nodes if node.op == "output").args[0]
-    return output if isinstance(output, Node) else None
 
 
 def output_sites(anatomy: Anatomy, module: nn.Module) -> list[Site]:

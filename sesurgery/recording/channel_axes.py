@@ -225,8 +225,16 @@ def _select(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
 
 
 def _expand(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    """An axis that is repeated (a gate made large) holds no channels any more."""
     axes = _axes(args[0])
-    return None if axes is None else tuple(axis + output.ndim - args[0].ndim for axis in axes)
+    moved = None if axes is None else tuple(axis + output.ndim - args[0].ndim for axis in axes)
+    if (
+        moved is None
+        or axes is None
+        or any(output.shape[new] != args[0].shape[old] for old, new in zip(axes, moved, strict=True))
+    ):
+        return None
+    return moved
 
 
 def _reduce(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:

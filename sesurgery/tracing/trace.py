@@ -21,3 +21,11 @@ class Trace:
     """
 
     graph: torch.fx.Graph
+
+
+def output_of(traced: Trace | None) -> torch.fx.Node | None:
+    """The node that a forward returns; None where it returns several or none, or was not recorded."""
+    if traced is None:
+        return None
+    output = next(node for node in traced.graph.nodes if node.op == "output").args[0]
+    return output if isinstance(output, torch.fx.Node) else None

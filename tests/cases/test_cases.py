@@ -16,13 +16,10 @@ FILES = sorted(file.stem for file in HERE.glob("*.py") if not file.stem.startswi
 
 # What the phrases of the recipes, the anatomy and the costs cannot do yet.
 NOT_YET = {
-    "a14_attention_at_the_end_of_a_branch": "attention at the end of a Sequential is not seen",
     "a18_cost_of_a_batch": "costs are those of the example's batch",
     "a21_concat_and_end_in_a_detection_head": "concats along another axis than the channels are taken",
-    "b06_cbam_strip_and_swap": "a module with two gates in a row is not seen as attention",
     "b07_conditional_residual_blocks": "a sum with a second input is like branches",
     "b08_branch_returns_its_preactivation": "a fork in a tuple is not followed",
-    "b12_strip_refused_for_no_reason": "in-place steps that nobody looks at hinder a removal",
     "b14_backbone_end_of_a_yolo": "the end of the backbone is the last block that ran",
     "r07_end_of_the_backbone": "the end of the backbone is the last block that ran",
 }
