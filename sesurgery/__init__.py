@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sesurgery.artifact.save_load import load as load
     from sesurgery.artifact.save_load import revert_folder as revert_folder
     from sesurgery.artifact.save_load import save as save
+    from sesurgery.comparison.compare import compare as compare
     from sesurgery.errors import ArtifactError as ArtifactError
     from sesurgery.errors import FrozenValueError as FrozenValueError
     from sesurgery.errors import InputError as InputError
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "artifact.save_load": ("load", "revert_folder", "save"),
+    "comparison.compare": ("compare",),
     "errors": (
         "ArtifactError",
         "FrozenValueError",

@@ -95,7 +95,7 @@ def plan(
         NothingMatchedError: the recipe found no site.
     """
     wanted = _recipe(recipe, stages, module, options)
-    body, spec = _model(model, model_args, "meta", False)
+    body, spec = resolved(model, model_args, "meta")
     return drafted(body, spec, wanted, example_input, input_size, progress).plan
 
 
@@ -133,7 +133,7 @@ def apply(
     wanted = recipe if isinstance(recipe, Plan) else _recipe(recipe, stages, module, options)
     if isinstance(recipe, Plan) and (stages is not None or module is not None or options):
         raise InputError("a finished plan takes no stages, module or options", remedy="plan again with them")
-    body, spec = _model(model, model_args, device, pretrained)
+    body, spec = resolved(model, model_args, device, pretrained)
     notes: list[str] = []
     target = body if inplace or spec is not None else _copied(body)
     if weights is not None:
@@ -165,7 +165,7 @@ def inspect(
     progress: Progress | None = None,
 ) -> Inspection:
     """Stages, merges and what could not be traced, without touching the model. Arguments as in ``plan``."""
-    body, spec = _model(model, model_args, "meta", False)
+    body, spec = resolved(model, model_args, "meta")
     if progress is not None:
         progress("looking at the model", 0, 1)
 
@@ -186,9 +186,10 @@ def _recipe(recipe: RecipeLike, stages: str | int | None, module: str | None, op
     return override(loaded, stages=stages, module=module, options=options)
 
 
-def _model(
-    model: str | nn.Module, args: Mapping[str, Any] | None, device: str | torch.device, pretrained: bool
+def resolved(
+    model: str | nn.Module, args: Mapping[str, Any] | None, device: str | torch.device, pretrained: bool = False
 ) -> tuple[nn.Module, zoo.ModelSpec | None]:
+    """The module that a user gives, or names; with how it is made, where it is named."""
     if isinstance(model, nn.Module):
         if args:
             raise InputError("model_args go with a name, not with a finished module", where="model_args")

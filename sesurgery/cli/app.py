@@ -9,6 +9,7 @@ import typer
 
 from sesurgery.artifact.names import NEW_FOLDER
 from sesurgery.cli import options as opt
+from sesurgery.cli.compare_command import compare
 from sesurgery.cli.exit_codes import Guarded
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(cls=Guarded, add_completion=False, pretty_exceptions_enable=False, context_settings=CONTEXT)
 recipes_app = typer.Typer(context_settings=CONTEXT)
 app.add_typer(recipes_app, name="recipes")
+app.command()(compare)
 
 
 def main() -> None:

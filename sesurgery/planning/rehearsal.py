@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -92,15 +92,19 @@ class Rehearsal:
         edits = self._waiting.edits
         if len(self.steps) != 1 or not all(isinstance(edit.change, Insertion) for edit in edits):
             return None
-        seen = self.survey
-        total = seen.cost
-        for edit in edits:
-            assert isinstance(edit.change, Insertion)
-            total = plus(total, layer_cost(seen, edit.change.layer), seen.probe.calls.get(seen.module(edit.host), 1))
-        return total
+        return cost_with(self.survey, edits)
 
     def _catch_up(self) -> None:
         with LOCK, torch.random.fork_rng(devices=[]):
             for copy in filter(None, (self.survey.twin, self.survey.body)):
                 perform(copy, self._waiting.actions)
         self._waiting = Step()
+
+
+def cost_with(survey: Survey, edits: Iterable[Edit]) -> Cost:
+    """The cost of a model with layers put in, by addition: layers keep shapes, so all else costs what it did."""
+    total = survey.cost
+    for edit in edits:
+        assert isinstance(edit.change, Insertion)
+        total = plus(total, layer_cost(survey, edit.change.layer), survey.probe.calls.get(survey.module(edit.host), 1))
+    return total

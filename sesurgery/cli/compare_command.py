@@ -1,0 +1,150 @@
+"""``sesurgery compare``: its options, and what it prints and writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sesurgery.cli import options as opt
+from sesurgery.errors import InputError, NothingMatchedError
+
+if TYPE_CHECKING:
+    from sesurgery.comparison.rows import Comparison
+
+Recipes = Annotated[
+    str, typer.Option("--recipe", "-r", metavar="A,B,…", help="Recipes to compare, with commas.", show_default=False)
+]
+Stages = Annotated[
+    str | None,
+    typer.Option(
+        "--stages",
+        "-s",
+        metavar="each,all,…",
+        help="each: a candidate a stage; subsets: every set of stages; or selections, such as all,2-4,1+3.",
+    ),
+]
+Modules = Annotated[str | None, typer.Option("--module", "-m", metavar="A,B,…", help="Layers to try in their places.")]
+Values = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=A,B,…", help="Values of an option to try, such as reduction=4,8. Repeatable."),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option("--budget", metavar="COST=LIMIT,…", help="Such as params=+5%,macs=+1%: what is above it is greyed."),
+]
+Sort = Annotated[str | None, typer.Option("--sort", metavar="COST", help="params, macs, flops, edits, value or none.")]
+Train = Annotated[
+    str | None,
+    typer.Option("--train", metavar="FILE.py:run", help="Train each candidate: run(model, trial) gives a number."),
+]
+Seeds = Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Trainings of each candidate.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", metavar="N", min=1, help="Handed on as trial.epochs.")]
+Aim = Annotated[
+    str, typer.Option("--aim", metavar="NAME[:min]", help="The result that counts; :min where less of it is better.")
+]
+Pruner = Annotated[
+    str | None, typer.Option("--pruner", metavar="NAME", help="median or hyperband: stop hopeless trainings early.")
+]
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", metavar="URL", help="postgresql://… or mysql://…: workers on several machines share it."),
+]
+Jobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Worker processes.")]
+Folder = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Results; the same command goes on from there.")
+]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE.svg", help="A picture: cost against value, or cost against cost.")
+]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV on stdout instead of tables.")]
+
+
+def compare(
+    model: opt.Model,
+    recipe: Recipes,
+    stages: Stages = None,
+    module: Modules = None,
+    settings: Values = None,
+    budget: Budget = None,
+    sort: Sort = None,
+    train: Train = None,
+    seeds: Seeds = 3,
+    epochs: Epochs = None,
+    aim: Aim = "value",
+    pruner: Pruner = None,
+    storage: Storage = None,
+    jobs: Jobs = 1,
+    output: Folder = None,
+    plot: Plot = None,
+    pretrained: opt.Pretrained = False,
+    model_arg: opt.ModelArgs = None,
+    input_size: opt.InputSize = None,
+    imports: opt.Imports = None,
+    as_json: opt.AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Compare placements: what each costs and, with --train, what it is worth beside the unmodified model."""
+    opt.import_files(imports)
+    name, _, direction = aim.partition(":")
+    if direction not in ("", "min", "max"):
+        raise InputError(f'"{direction}" is no direction', where="--aim", remedy="write NAME, NAME:min or NAME:max")
+    if train is not None and output is None:
+        raise InputError("trainings need a folder for their results", where="--train", remedy="give one: -o FOLDER")
+    asked: dict[str, Any] = {
+        **{"stages": stages, "modules": module, "options": _values(settings), "budget": budget, "sort": sort},
+        **{"train": train, "seeds": seeds, "epochs": epochs, "aim": name, "smaller": direction == "min"},
+        **{"pruner": pruner, "storage": storage, "jobs": jobs, "folder": output, "pretrained": pretrained},
+        **{"model_args": opt.parse_model_args(model_arg), "input_size": opt.parse_input_size(input_size)},
+    }
+    from sesurgery.cli.progress import progress
+
+    with progress() as step:
+        import sesurgery
+
+        comparison = sesurgery.compare(model, recipe, **asked, progress=step)
+    _show(comparison, as_json, as_csv)
+    _write(comparison, output, plot)
+    if not any(row.within for row in comparison):
+        from sesurgery.comparison.rows import nearest
+
+        raise NothingMatchedError(nearest(comparison), where="--budget" if budget else None)
+
+
+def _values(settings: list[str] | None) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for pair in settings or ():
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f'"{pair}" sets nothing', where="--set", remedy="write KEY=A,B, such as reduction=4,8")
+        values[key.strip()] = text
+    return values
+
+
+def _show(comparison: Comparison, as_json: bool, as_csv: bool) -> None:
+    if as_json:
+        from sesurgery.cli.json_output import dump
+        from sesurgery.comparison.rows import as_data
+
+        typer.echo(dump(as_data(comparison)))
+    elif as_csv:
+        typer.echo(comparison.to_csv(), nl=False)
+    else:
+        from sesurgery.comparison.table import render_comparison
+        from sesurgery.report.plan import make_console
+
+        render_comparison(make_console(), comparison)
+
+
+def _write(comparison: Comparison, output: Path | None, plot: Path | None) -> None:
+    """The results as files: a table, a picture, and the best candidate as an ordinary recipe."""
+    if plot is not None:
+        from sesurgery.comparison.picture import draw
+
+        draw(comparison, plot)
+    if output is not None:
+        from sesurgery.comparison.files import write
+
+        for path in write(comparison, output):
+            typer.echo(f"written: {path}", err=True)

@@ -1,0 +1,191 @@
+"""What every candidate of a grid costs: one recording of the model, and sums of layers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from torch import nn
+
+from sesurgery.comparison.budget import Limit
+from sesurgery.comparison.candidates import OWN, Candidate, Grid
+from sesurgery.comparison.rows import COSTS, Row
+from sesurgery.edits.driver import plan_step
+from sesurgery.errors import InputError, NothingMatchedError, UnknownNameError
+from sesurgery.models import zoo
+from sesurgery.planning.operation import drafted, rehearse
+from sesurgery.planning.planner import Progress
+from sesurgery.planning.rehearsal import Rehearsal, cost_with
+from sesurgery.plans import Cost, Edit, Insertion
+from sesurgery.recipe.recipe import override, to_data
+from sesurgery.recipe.rules import Recipe
+from sesurgery.recipe.selectors import parse_stages
+from sesurgery.tracing.trace import LOCK
+
+
+@dataclass
+class Costing:
+    """A model, looked at once for all candidates.
+
+    Args:
+        model: any module; it stays as it is.
+        spec: how it is made by name, if it is.
+        example: arguments of one forward, or None to make some.
+        size: the input size, where no example is given.
+    """
+
+    model: nn.Module
+    spec: zoo.ModelSpec | None
+    example: Any = None
+    size: Any = None
+    _steps: dict[str, tuple[Edit, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rehearsal: Rehearsal = rehearse(self.model, self.spec, self.example, self.size)
+        self.anatomy = self.rehearsal.look()
+        self.stages = len(self.anatomy.stages)
+
+    @property
+    def control(self) -> Row:
+        """The unmodified model."""
+        return Row("unmodified", cost=self.rehearsal.cost(), fingerprint=digest(()))
+
+    def row(self, candidate: Candidate) -> Row:
+        """What a candidate costs, or why its recipe is refused."""
+        row = Row(candidate.name, candidate.recipe.name, candidate.stages, candidate.module, dict(candidate.options))
+        try:
+            recipe = recipe_of(candidate)
+            if candidate.stages != OWN:
+                parse_stages(candidate.stages, self.stages)
+            edits, cost = self._insertions(candidate) if _adds_up(recipe) else self._planned(recipe)
+        except (InputError, NothingMatchedError) as error:
+            return replace(row, reason=str(error).splitlines()[0])
+        if not edits:
+            return replace(row, reason=f"nothing matched in stages {candidate.stages}")
+        data = to_data(recipe)
+        return replace(row, edits=len(edits), cost=cost, fingerprint=digest(edits), recipe_data=data)
+
+    def _insertions(self, candidate: Candidate) -> tuple[tuple[Edit, ...], Cost]:
+        """Insertions keep shapes and do not see each other: those of some stages are some of all stages' edits."""
+        everywhere = candidate if candidate.stages == OWN else replace(candidate, stages="all")
+        key = everywhere.name
+        if key not in self._steps:
+            with LOCK:
+                self._steps[key] = plan_step(self.anatomy, recipe_of(everywhere).rules[0], 0).edits
+        edits = self._steps[key]
+        if candidate.stages not in (OWN, "all"):
+            chosen = parse_stages(candidate.stages, self.stages)
+            edits = tuple(edit for edit in edits if edit.stage in chosen)
+        if not all(isinstance(edit.change, Insertion) for edit in edits):
+            return self._planned(recipe_of(candidate))
+        return edits, cost_with(self.rehearsal.survey, edits)
+
+    def _planned(self, recipe: Recipe) -> tuple[tuple[Edit, ...], Cost]:
+        plan = drafted(self.model, self.spec, recipe, self.rehearsal.example, None, None).plan
+        assert plan.after is not None
+        return plan.edits, plan.after
+
+
+def recipe_of(candidate: Candidate) -> Recipe:
+    """The candidate as an ordinary recipe. An option that nothing in it knows is left out.
+
+    Raises:
+        InputError: a value that will not do.
+    """
+    options = dict(candidate.options)
+    while True:
+        try:
+            return override(
+                candidate.recipe,
+                stages=candidate.stages or None,
+                module=candidate.module,
+                options=options,
+            )
+        except UnknownNameError as error:
+            if error.name not in options:
+                raise
+            del options[error.name]
+
+
+def _adds_up(recipe: Recipe) -> bool:
+    return len(recipe.rules) == 1 and recipe.rules[0].action == "insert"
+
+
+def digest(edits: Iterable[Edit]) -> str:
+    """What tells operations apart: their edits, whatever the recipe was called."""
+    data = [(edit.action, edit.path, edit.host, vars(edit.change)) for edit in edits]
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=vars).encode()).hexdigest()[:16]
+
+
+def costed(costing: Costing, grid: Grid, limits: tuple[Limit, ...], report: Progress | None) -> tuple[Row, list[Row]]:
+    """The unmodified model and every different candidate, each with its costs and by how much it is over budget.
+
+    Raises:
+        InputError: an option that no candidate knows, or a stage that the model does not have.
+    """
+    candidates = list(grid.candidates(costing.stages))
+    control = costing.control
+    rows: dict[str, Row] = {}
+    for number, candidate in enumerate(candidates):
+        if report is not None:
+            report("counting the costs", number, len(candidates))
+        row = costing.row(candidate)
+        key = row.fingerprint or f"{row.name}: {row.reason}"
+        if key in rows:
+            rows[key] = replace(rows[key], also=(*rows[key].also, row.name))
+        else:
+            rows[key] = replace(row, over=excess(row, control, limits))
+    _check_options(grid)
+    return control, pareto(list(rows.values()))
+
+
+def _check_options(grid: Grid) -> None:
+    """Raise for an option that nothing in the whole grid knows: it would silently do nothing."""
+    for key, values in grid.options.items():
+        pairs = product(grid.recipes, grid.modules or (None,))
+        problems = [_unknown(recipe, name, key, values[0]) for recipe, name in pairs]
+        if all(problems):
+            raise next(filter(None, problems))
+
+
+def _unknown(recipe: Recipe, module: str | None, key: str, value: Any) -> UnknownNameError | None:
+    try:
+        override(recipe, module=module, options={key: value})
+    except UnknownNameError as error:
+        return error if error.name == key else None
+    except InputError:
+        pass
+    return None
+
+
+def excess(row: Row, control: Row, limits: Iterable[Limit]) -> dict[str, float]:
+    """By how much a row is over budget, by measure."""
+    if row.cost is None:
+        return {}
+    over = {limit.measure: limit.excess(control.measure(limit.measure), row.measure(limit.measure)) for limit in limits}
+    return {name: value for name, value in over.items() if value > 0}
+
+
+def pareto(rows: list[Row]) -> list[Row]:
+    """The rows with their marks: no other row is at least as good in every cost (and value) and better in one."""
+    points = [_aims(row) for row in rows]
+    return [
+        replace(row, pareto=point is not None and not any(_better(other, point) for other in points if other))
+        for row, point in zip(rows, points, strict=True)
+    ]
+
+
+def _aims(row: Row) -> tuple[float, ...] | None:
+    if row.cost is None:
+        return None
+    known = tuple(value for name in COSTS if (value := row.measure(name)) == value)
+    return known if row.evidence is None or row.evidence.gain is None else (*known, -row.evidence.gain)
+
+
+def _better(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    same = len(one) == len(other)  # a row that was not trained says nothing about one that was
+    return same and one != other and all(here <= there for here, there in zip(one, other, strict=True))

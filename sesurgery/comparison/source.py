@@ -1,0 +1,55 @@
+"""Where the models of a comparison come from: the unmodified one and every candidate, made anew for each seed."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sesurgery.api import apply
+from sesurgery.comparison.rows import Comparison
+from sesurgery.models import zoo
+from sesurgery.trials.training import seeded
+
+
+@dataclass(frozen=True)
+class Source:
+    """Makes the models that are trained; another process gets it by pickle.
+
+    Attributes:
+        model: a reference, or a module of which copies are made.
+        recipes: by the fingerprint of the candidate.
+    """
+
+    model: str | nn.Module
+    model_args: Mapping[str, Any]
+    pretrained: bool
+    recipes: Mapping[str, Mapping[str, Any]]
+
+    def __call__(self, key: str, seed: int) -> nn.Module:
+        """The model of a candidate, the unmodified one for any other key. Its old weights depend on the seed only."""
+        seeded(seed)
+        if isinstance(self.model, nn.Module):
+            model = copy.deepcopy(self.model)
+        else:
+            model = zoo.create(zoo.resolve(self.model, self.model_args), device="cpu", pretrained=self.pretrained)
+        return apply(model, self.recipes[key], inplace=True).model if key in self.recipes else model
+
+    def digest(self) -> str:
+        """What the models are, in a few letters; a module counts by its class and its parameters' names and shapes."""
+        shapes: Any = self.model
+        if isinstance(self.model, nn.Module):
+            sizes = [(name, list(value.shape)) for name, value in self.model.named_parameters()]
+            shapes = [type(self.model).__qualname__, sizes]
+        data = [shapes, sorted(self.model_args.items()), self.pretrained, sorted(self.recipes)]
+        return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()
+
+
+def recipes_of(comparison: Comparison) -> dict[str, Mapping[str, Any]]:
+    """The recipes of what is within the budget, by fingerprint."""
+    return {row.fingerprint: row.recipe_data for row in comparison if row.within}
