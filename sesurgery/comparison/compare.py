@@ -15,10 +15,10 @@ from sesurgery.comparison.budget import budget as budgeted
 from sesurgery.comparison.candidates import RecipeLike, grid
 from sesurgery.comparison.costing import Costing, costed
 from sesurgery.comparison.rows import Comparison, Row
-from sesurgery.comparison.source import Source, recipes_of
 from sesurgery.errors import InputError, UnknownNameError
 from sesurgery.planning.operation import name_of
 from sesurgery.planning.planner import Progress
+from sesurgery.trials.models import Source
 from sesurgery.trials.training import Run
 
 SORTS = (*MEASURES, "edits", "value", "none")
@@ -89,7 +89,7 @@ def compare(
     if train is not None:
         from sesurgery.comparison.trained import Training, trained  # Optuna and scipy are an extra
 
-        source = Source(model, dict(model_args or {}), pretrained, recipes_of(comparison))
+        source = Source(model, dict(model_args or {}), pretrained, comparison.recipes())
         training = Training(train, seeds, epochs, aim, smaller, pruner, folder, storage, jobs)
         comparison = trained(comparison, source, training, progress)
     return _sorted(comparison, sort or ("value" if train is not None else "params"))

@@ -115,6 +115,10 @@ class Comparison(Sequence[Row]):
             trained, key=lambda row: row.evidence.gain if row.evidence and row.evidence.gain else 0.0, default=None
         )
 
+    def recipes(self) -> dict[str, Mapping[str, Any]]:
+        """The recipes of what is within the budget, by fingerprint."""
+        return {row.fingerprint: row.recipe_data for row in self.rows if row.within}
+
     def records(self) -> list[dict[str, Any]]:
         """A flat mapping for each row, the unmodified model first; the same keys in all."""
         return [record(row, self.control) for row in (self.control, *self.rows)]

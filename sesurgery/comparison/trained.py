@@ -10,9 +10,9 @@ from typing import Any
 from sesurgery.comparison.costing import pareto
 from sesurgery.comparison.evidence import evidence
 from sesurgery.comparison.rows import Comparison, Row, nearest
-from sesurgery.comparison.source import Source
 from sesurgery.errors import InputError, NothingMatchedError
 from sesurgery.planning.planner import Progress
+from sesurgery.trials.models import Source
 from sesurgery.trials.queue import Ended, Job
 from sesurgery.trials.training import Run
 from sesurgery.trials.workers import Work, run_all

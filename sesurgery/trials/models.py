@@ -1,4 +1,4 @@
-"""Where the models of a comparison come from: the unmodified one and every candidate, made anew for each seed."""
+"""The models that are trained: the unmodified one and every candidate, made anew for each seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 
 from sesurgery.api import apply
-from sesurgery.comparison.rows import Comparison
 from sesurgery.models import zoo
 from sesurgery.trials.training import seeded
 
@@ -48,8 +47,3 @@ class Source:
             shapes = [type(self.model).__qualname__, sizes]
         data = [shapes, sorted(self.model_args.items()), self.pretrained, sorted(self.recipes)]
         return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()
-
-
-def recipes_of(comparison: Comparison) -> dict[str, Mapping[str, Any]]:
-    """The recipes of what is within the budget, by fingerprint."""
-    return {row.fingerprint: row.recipe_data for row in comparison if row.within}
