@@ -62,6 +62,7 @@ AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV on stdout instead 
 
 
 def compare(
+    context: typer.Context,
     model: opt.Model,
     recipe: Recipes,
     stages: Stages = None,
@@ -87,17 +88,7 @@ def compare(
 ) -> None:
     """Compare placements: what each costs and, with --train, what it is worth beside the unmodified model."""
     opt.import_files(imports)
-    name, _, direction = aim.partition(":")
-    if direction not in ("", "min", "max"):
-        raise InputError(f'"{direction}" is no direction', where="--aim", remedy="write NAME, NAME:min or NAME:max")
-    if train is not None and output is None:
-        raise InputError("trainings need a folder for their results", where="--train", remedy="give one: -o FOLDER")
-    asked: dict[str, Any] = {
-        **{"stages": stages, "modules": module, "options": _values(settings), "budget": budget, "sort": sort},
-        **{"train": train, "seeds": seeds, "epochs": epochs, "aim": name, "smaller": direction == "min"},
-        **{"pruner": pruner, "storage": storage, "jobs": jobs, "folder": output, "pretrained": pretrained},
-        **{"model_args": opt.parse_model_args(model_arg), "input_size": opt.parse_input_size(input_size)},
-    }
+    asked = _asked(context.params)
     from sesurgery.cli.progress import progress
 
     with progress() as step:
@@ -110,6 +101,26 @@ def compare(
         from sesurgery.comparison.rows import nearest
 
         raise NothingMatchedError(nearest(comparison), where="--budget" if budget else None)
+
+
+def _asked(given: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of ``sesurgery.compare``; whatever can be wrong without a model is found here."""
+    name, _, direction = given["aim"].partition(":")
+    if direction not in ("", "min", "max"):
+        raise InputError(f'"{direction}" is no direction', where="--aim", remedy="write NAME, NAME:min or NAME:max")
+    if given["train"] is not None and given["output"] is None:
+        raise InputError("trainings need a folder for their results", where="--train", remedy="give one: -o FOLDER")
+    same = ("stages", "budget", "sort", "train", "seeds", "epochs", "pruner", "storage", "jobs", "pretrained")
+    return {
+        **{key: given[key] for key in same},
+        "modules": given["module"],
+        "options": _values(given["settings"]),
+        "aim": name,
+        "smaller": direction == "min",
+        "folder": given["output"],
+        "model_args": opt.parse_model_args(given["model_arg"]),
+        "input_size": opt.parse_input_size(given["input_size"]),
+    }
 
 
 def _values(settings: list[str] | None) -> dict[str, str]:
