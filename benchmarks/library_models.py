@@ -163,7 +163,7 @@ def _monai() -> dict[str, Maker]:
             "ViT", volume, in_channels=1, img_size=(32, 32, 32), patch_size=(16, 16, 16), hidden_size=32, mlp_dim=64,
             num_layers=2, num_heads=2,
         ),
-        "HighResNet 3-D": maker("HighResNet", volume, **three),
+        "HighResNet 2-D": maker("HighResNet", flat, **two),
         "MedNeXtS 3-D": maker("MedNeXtS", volume, **three),
     }  # fmt: skip
 
@@ -172,7 +172,8 @@ def _monai() -> dict[str, Maker]:
 _PYTORCHCV_INPUTS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "raft": lambda: (image(128), image(128)),
 }
-_SMALL = "wd4 wd2 20_ 22 18 10 tiny small mini _s 16".split()
+_DENSE = "voc cityscapes celebamaskhq _coco ade20k".split()  # trained on large images; nothing asks for them
+_SMALL = "wd4 wd2 20_ 22 18 10 tiny small mini _s 11 16".split()
 
 
 @cache
@@ -194,7 +195,8 @@ def _pytorchcv() -> dict[str, Maker]:
         def made() -> Made:
             from pytorchcv.model_provider import get_model
 
-            model = get_model(name, pretrained=False)
+            small = {"in_size": (128, 128)} if any(word in name for word in _DENSE) else {}
+            model = get_model(name, pretrained=False, **small)
             if family in _PYTORCHCV_INPUTS:
                 return model, _PYTORCHCV_INPUTS[family]()
             sides = getattr(model, "in_size", (224, 224))

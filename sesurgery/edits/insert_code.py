@@ -47,7 +47,8 @@ def _methods(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> tuple[Ed
     insertions = tuple(_call(edit) for edit in edits if isinstance(edit.change, RewriteForward))
     methods = merged(kind, with_layers(survey, host, insertions, sockets).methods) if insertions else ()
     names = tuple(name_of(edit) for edit in edits if isinstance(edit.change, AppendBehind))
-    return behind(survey, host, names, methods) if names else methods
+    inside = (*sockets, *(insertion.name for insertion in insertions))
+    return behind(survey, host, names, methods, inside) if names else methods
 
 
 def _call(edit: Edit) -> Call:

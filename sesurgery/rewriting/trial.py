@@ -85,16 +85,20 @@ def _in_graph(survey: Survey, host: GraphModule, insertions: tuple[Insertion, ..
     return calls
 
 
-def behind(survey: Survey, host: nn.Module, names: tuple[str, ...], methods: Methods = ()) -> Methods:
+def behind(
+    survey: Survey, host: nn.Module, names: tuple[str, ...], methods: Methods = (), inside: tuple[str, ...] = ()
+) -> Methods:
     """The methods of a module that hand all they return through layers: tried on its recorded calls.
 
     Args:
         methods: those that are edited already, in the same operation.
+        inside: the layers that the same operation puts into the module, and that ``methods`` may call.
 
     Raises:
         Unfit: its text is not to be had, or a layer among its children would be called otherwise than once.
     """
-    return _remembered(survey, host, (names, methods), lambda: _behind(survey, host, names, methods))
+    asked = (names, methods, inside)
+    return _remembered(survey, host, asked, lambda: _behind(survey, host, names, methods, inside))
 
 
 def without_gates(survey: Survey, host: nn.Module, bypasses: tuple[Bypass, ...]) -> Methods:
@@ -225,13 +229,15 @@ def _unless_there(
         return methods
 
 
-def _behind(survey: Survey, host: nn.Module, names: tuple[str, ...], methods: Methods) -> Methods:
+def _behind(
+    survey: Survey, host: nn.Module, names: tuple[str, ...], methods: Methods, inside: tuple[str, ...]
+) -> Methods:
     trace = survey.trace(host)
     others = () if trace is None else entrances(host, trace.graph)
     kind = edited_class(original_class(type(host)), methods) if methods else type(host)
     methods = merged(kind, methods_behind(kind, names, others))
     bench = _Bench.of(survey, host)
-    with filled(bench.host, names), _as(bench.host, methods):
+    with filled(bench.host, (*inside, *names)), _as(bench.host, methods):
         for frame in survey.different_calls(host):
             calls = Counter(child.module for child in bench.called(frame).children)
             for name in names:

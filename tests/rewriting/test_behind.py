@@ -132,3 +132,26 @@ def test_the_type_of_the_output_stays(kind: type[Pair], recipe: str) -> None:
     operated = sesurgery.apply(model, recipe, example_input=IMAGE, init="identity").model
     check_same(model, operated, IMAGE)
     assert type(operated(IMAGE)) is kind.kind
+
+
+class Looped(nn.Module):
+    """Sums what each block gives with a shortcut in a loop, so a layer on that sum stands behind the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([networks.Residual(8), networks.Residual(8)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x
+        for block in self.blocks:
+            x = block(x) + first
+        return x
+
+
+def test_a_host_takes_layers_within_and_behind() -> None:
+    model = networks.lively(nn.Sequential(conv(), Looped()))
+    surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
+    routes = {(edit.host, edit.route) for edit in surgery.plan.edits}
+    assert routes == {(f"1.blocks.{block}", route) for block in (0, 1) for route in ("source", "behind")}
+    check_same(model, surgery.model, IMAGE)
+    assert sesurgery.verify(model, surgery.model, IMAGE)
