@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -173,18 +174,22 @@ _PYTORCHCV_INPUTS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "raft": lambda: (image(128), image(128)),
 }
 _DENSE = "voc cityscapes celebamaskhq _coco ade20k".split()  # trained on large images; nothing asks for them
-_SMALL = "wd4 wd2 20_ 22 18 10 tiny small mini _s 11 16".split()
+_NO_IMAGES = "jasper jasperdr quartznet voca nvpattexp visemenet propainter propainter_ip propainter_rfc".split()
+_NARROW = re.compile("wd4|wd2|tiny|small|mini|_s$")
 
 
 @cache
 def _pytorchcv_families() -> dict[str, str]:
-    """A small model of each file of pytorchcv: the one whose name speaks most of smallness."""
+    """A small model of each file that is about images: one that is called narrow, else that with the lowest number."""
     from pytorchcv import model_provider
 
-    chosen: dict[str, tuple[tuple[int, int], str]] = {}
+    chosen: dict[str, tuple[tuple[bool, int, int], str]] = {}
     for name, build in model_provider._models.items():
         family = build.__module__.rpartition(".")[2]
-        rank = (next((index for index, word in enumerate(_SMALL) if word in name), len(_SMALL)), len(name))
+        if family in _NO_IMAGES:
+            continue
+        number = re.search(r"\d+", name)
+        rank = (not _NARROW.search(name), int(number[0]) if number else 0, len(name))
         if family not in chosen or rank < chosen[family][0]:
             chosen[family] = (rank, name)
     return {family: name for family, (_, name) in chosen.items()}

@@ -72,7 +72,10 @@ def place_in(running: types.FrameType | None, end: types.CodeType, own: dict[int
 
 
 def own_code(module: nn.Module) -> dict[int, types.CodeType]:
-    """The code objects of a module's methods, inherited ones included, by identity; torch's own are left out."""
+    """The code objects of a module's methods, inherited ones included, by identity; torch's own are left out.
+
+    A static method knows no module that it could call: what it does is done where it is called.
+    """
     known = _code_of_class(type(module))
     forward = module.__dict__.get("forward")
     if forward is None:
@@ -80,13 +83,17 @@ def own_code(module: nn.Module) -> dict[int, types.CodeType]:
     return {**known, **{id(code): code for each in _functions_in(forward) for code in nested_code(each.__code__)}}
 
 
+_LOOSE = (staticmethod, classmethod)
 # Weak: an operated class goes with the last model that is of it.
 _CODE: weakref.WeakKeyDictionary[type, dict[int, types.CodeType]] = weakref.WeakKeyDictionary()
 
 
 def _code_of_class(kind: type) -> dict[int, types.CodeType]:
     if kind not in _CODE:
-        codes = (code for function in functions_of(kind) for code in nested_code(function.__code__))
+        attributes = [value for base in kind.__mro__ for value in vars(base).values()]
+        loose = {each for value in attributes if isinstance(value, _LOOSE) for each in _functions_in(value)}
+        methods = (function for function in functions_of(kind) if function not in loose)
+        codes = (code for function in methods for code in nested_code(function.__code__))
         _CODE[kind] = {id(code): code for code in codes}
     return _CODE[kind]
 

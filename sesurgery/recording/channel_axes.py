@@ -221,7 +221,7 @@ def _select(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
     source = args[0]
     axes = _axes(source)
     gone = (args[1] if len(args) > 1 else 0) % source.ndim
-    return None if axes is None or gone in axes else tuple(axis - (gone < axis) for axis in axes)
+    return None if axes is None else _without(axes, [gone])
 
 
 def _expand(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
@@ -243,10 +243,14 @@ def _reduce(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
     if axes is None:
         return None
     if output.ndim == source.ndim:
-        return axes if all(output.shape[axis] == source.shape[axis] for axis in axes) else None
+        return tuple(axis for axis in axes if output.shape[axis] == source.shape[axis]) or None
     gone = args[1] if len(args) > 1 and args[1] is not None else range(source.ndim)
-    dims = [dim % source.ndim for dim in ([gone] if isinstance(gone, int) else gone)]
-    return None if set(axes) & set(dims) else tuple(axis - sum(dim < axis for dim in dims) for axis in axes)
+    return _without(axes, [dim % source.ndim for dim in ([gone] if isinstance(gone, int) else gone)])
+
+
+def _without(axes: Axes, gone: Sequence[int]) -> Axes | None:
+    """Where the channels are when axes have gone; of channels that a view had split, what is left (split attention)."""
+    return tuple(axis - sum(dim < axis for dim in gone) for axis in axes if axis not in gone) or None
 
 
 _RULES: dict[str, _Rule] = {

@@ -62,3 +62,22 @@ class Folded(nn.Module):
 def test_unknown_channel_axis_is_refused() -> None:
     with pytest.raises(sesurgery.NothingMatchedError, match="channels cannot be derived"):
         sesurgery.plan(OneBlock(Folded), "standard", example_input=torch.randn(1, 3, 8, 8))
+
+
+class SplitAttention(nn.Module):
+    """Sums over the one of two axes into which a view has split the channels: the other holds those that are left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(8, 16, 3, padding=1), nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        parts = y.view(y.shape[0], 2, 8, *y.shape[2:])
+        weights = self.fc(parts.sum(1).mean((2, 3))).view(y.shape[0], 2, 8, 1, 1).softmax(1)
+        return x + (parts * weights).sum(1)
+
+
+def test_channels_of_split_attention() -> None:
+    plan = sesurgery.plan(OneBlock(SplitAttention), "standard", example_input=torch.randn(2, 3, 6, 6))
+    assert [(edit.channels, edit.change.layer.axis) for edit in plan.edits] == [(8, 1)]

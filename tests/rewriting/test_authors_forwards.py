@@ -364,3 +364,29 @@ def test_the_argument_of_a_function_with_defaults_is_wrapped() -> None:
     surgery = sesurgery.apply(model, "standard", example_input=torch.randn(1, 3, 8, 8), init="identity")
     assert [edit.path for edit in surgery.plan.edits] == ["block.se"]
     check_same(model, surgery.model, torch.randn(2, 3, 8, 8))
+
+
+class WithStatics(nn.Module):
+    """Its sum stands in a method that has no self, so the layer stands where that is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    @staticmethod
+    def added(x: Tensor, y: Tensor) -> Tensor:
+        return torch.relu(x + y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.added(x, self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text"),
+    [("standard", "x, self.se(self.conv(x))"), ("identity", "self.se(x), self.conv(x)"), ("post", "self.se(self.ad")],
+)
+def test_what_a_static_method_does_is_edited_where_it_is_called(recipe: str, text: str) -> None:
+    model = networks.OneBlock(WithStatics)
+    surgery = sesurgery.apply(model, recipe, example_input=torch.randn(1, 3, 8, 8), init="identity")
+    assert text in surgery.plan.diffs[0].after
+    check_same(model, surgery.model, torch.randn(2, 3, 8, 8))
