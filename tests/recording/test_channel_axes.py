@@ -79,5 +79,6 @@ class SplitAttention(nn.Module):
 
 
 def test_channels_of_split_attention() -> None:
-    plan = sesurgery.plan(OneBlock(SplitAttention), "standard", example_input=torch.randn(2, 3, 6, 6))
+    stacked = {"rules": [{"insert": {"module": "se"}, "at": "before residual add", "if_present": "stack"}]}
+    plan = sesurgery.plan(OneBlock(SplitAttention), stacked, example_input=torch.randn(2, 3, 6, 6))
     assert [(edit.channels, edit.change.layer.axis) for edit in plan.edits] == [(8, 1)]
