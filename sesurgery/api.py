@@ -21,6 +21,7 @@ from sesurgery.planning.planner import Draft, Progress
 from sesurgery.plans import Cost, Inspection, Plan
 from sesurgery.recipe.recipe import load_recipe, override
 from sesurgery.recipe.rules import Recipe
+from sesurgery.recording.meta_copy import own_functions
 from sesurgery.recording.recorder import has_own_forward
 from sesurgery.words.text import listed, reason
 
@@ -203,21 +204,26 @@ def resolved(
 
 
 def _copied(model: nn.Module) -> nn.Module:
+    memo: dict[int, Any] = {}
     try:
-        copied = copy.deepcopy(model)
+        copied = copy.deepcopy(model, memo)
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied: {reason(error)}",
             where=type(model).__name__,
             remedy="operate on it itself: inplace=True",
         ) from error
-    if [part.training for part in copied.modules()] != [part.training for part in model.modules()]:
+    parts = dict(copied.named_modules(remove_duplicate=False))
+    for path, module in model.named_modules():  # torchvision's feature extractors come back in train mode
+        if path in parts and parts[path].training != module.training:
+            parts[path].train(module.training)
+    if any(path not in parts or parts[path].training != module.training for path, module in model.named_modules()):
         raise ModelError(
-            "copy.deepcopy gives another model: its modes are not those of the original",
+            "copy.deepcopy gives another model: its modules or their modes are not those of the original",
             where=type(model).__name__,
             remedy="operate on it itself: inplace=True",
         )
-    return copied
+    return own_functions(copied, memo, boxes=False)
 
 
 def _advice(draft: Draft) -> list[str]:

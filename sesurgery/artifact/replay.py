@@ -16,7 +16,7 @@ from sesurgery.artifact.tensors import cast_buffers, put
 from sesurgery.errors import ArtifactError, InputError
 from sesurgery.models import zoo
 from sesurgery.models.input_spec import rebuild
-from sesurgery.operating.backup import MODEL_MARK
+from sesurgery.operating.backup import MODEL_MARK, set_mark
 from sesurgery.operating.perform import revert
 from sesurgery.planning.operation import drafted, operate
 from sesurgery.plans import Plan
@@ -70,7 +70,7 @@ def rebuilt(artifact: Artifact, model: nn.Module | None, example_input: Any, tru
         raise
     cast_buffers(body, artifact.record.buffers)
     base = artifact.record.base
-    body.__dict__[MODEL_MARK] = {**body.__dict__[MODEL_MARK], "base": base.model_dump() if base else None}
+    set_mark(body, MODEL_MARK, {**body.__dict__[MODEL_MARK], "base": base.model_dump() if base else None})
     return body.train(artifact.record.training)
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.fx import GraphModule
 
 HOST_MARK = "_sesurgery_host"
 MODEL_MARK = "_sesurgery_history"
+_COPIED = "_user_preserved_attributes"  # where torch.fx looks for what a copy of a GraphModule is to keep
 
 
 class Absent:
@@ -29,7 +31,6 @@ class HostMark:
     """What a host was before it was operated.
 
     Attributes:
-        base: its class.
         order: names of its children, in order.
         fields: names of its plain attributes, in order.
         attributes: the first value of each attribute that was exchanged (``Absent()`` where there was none). A module
@@ -37,7 +38,6 @@ class HostMark:
         layers: names of the children that operations inserted as attention.
     """
 
-    base: type[nn.Module]
     order: tuple[str, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
@@ -47,6 +47,23 @@ class HostMark:
 def mark_of(module: nn.Module) -> HostMark | None:
     """The mark of an operated host, or None."""
     return module.__dict__.get(HOST_MARK)
+
+
+def set_mark(module: nn.Module, name: str, value: Any) -> None:
+    """Leave a mark on ``module``."""
+    module.__dict__[name] = value
+    if isinstance(module, GraphModule):
+        meta = module.__dict__.get("meta") or {}
+        module.__dict__["meta"] = {**meta, _COPIED: {**meta.get(_COPIED, {}), name: value}}
+
+
+def drop_mark(module: nn.Module, name: str) -> Any:
+    """Take a mark away; returns it, or None."""
+    if isinstance(module, GraphModule):
+        meta = dict(module.__dict__.get("meta") or {})
+        kept = {key: value for key, value in meta.pop(_COPIED, {}).items() if key != name}
+        module.__dict__["meta"] = {**meta, _COPIED: kept} if kept else meta
+    return module.__dict__.pop(name, None)
 
 
 def inserted_layers(model: nn.Module) -> set[nn.Module]:

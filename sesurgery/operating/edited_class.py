@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import nn
 
-from sesurgery.errors import ModelError, Unfit
-from sesurgery.operating.compiled_method import EditedMethod, compiled
+from sesurgery.errors import InputError, ModelError, Unfit
+from sesurgery.operating.compiled_method import EditedMethod, compiled, functions_in
 
 _CLASSES: weakref.WeakValueDictionary[Any, type[nn.Module]] = weakref.WeakValueDictionary()
 
@@ -34,7 +34,7 @@ def edited_class(base: type[nn.Module], methods: Iterable[EditedMethod]) -> type
     Raises:
         Unfit: a method cannot be compiled in the place of the author's.
     """
-    base, methods = original_class(base), (*edited_methods(base), *methods)
+    base, methods = unedited_class(base), (*edited_methods(base), *methods)
     latest = {(each.owner, each.attribute, each.qualname): each for each in methods}
     methods = tuple(sorted(latest.values(), key=lambda each: (each.owner.__qualname__, each.attribute, each.qualname)))
     originals = tuple(vars(each.owner).get(each.attribute) for each in methods)
@@ -51,9 +51,30 @@ def original_class(kind: type[nn.Module]) -> type[nn.Module]:
     return vars(kind).get("_sesurgery_base", kind)
 
 
+def unedited_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class of a host without its edits, whatever others (parametrize, fully_shard) have derived from it since.
+
+    Raises:
+        InputError: a class was derived whose methods cannot be given to another one.
+    """
+    if "_sesurgery_base" in vars(kind):
+        return unedited_class(original_class(kind))
+    bases = tuple(unedited_class(base) if issubclass(base, nn.Module) else base for base in kind.__bases__)
+    if bases == kind.__bases__:
+        return kind
+    body = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    if any("__class__" in function.__code__.co_freevars for value in body.values() for function in functions_in(value)):
+        raise InputError(
+            f"its class was changed to {kind.__qualname__} since it was operated on, which cannot be undone",
+            where=original_class(kind).__name__,
+            remedy="take that change away first, then revert",
+        )
+    return _quiet_class(type(kind), kind.__name__, bases, body)
+
+
 def edited_methods(kind: type[nn.Module]) -> tuple[EditedMethod, ...]:
-    """The methods that ``kind`` was made with; none where it is the author's."""
-    return vars(kind).get("_sesurgery_methods", ())
+    """The methods that ``kind``, or the class it was derived of since, was made with; none where it is the author's."""
+    return getattr(kind, "_sesurgery_methods", ())
 
 
 def _make_class(base: type[nn.Module], methods: tuple[EditedMethod, ...], originals: Any) -> type[nn.Module]:
@@ -106,8 +127,12 @@ def _quiet_subclass(like: type, bases: tuple[type, ...], body: dict[str, Any]) -
     metaclass: Any = type(like)
     for base in bases[1:]:
         metaclass = metaclass if issubclass(metaclass, type(base)) else type(base)
+    return _quiet_class(metaclass, like.__name__, bases, body)
+
+
+def _quiet_class(metaclass: Any, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> Any:
     make = abc.ABCMeta.__new__ if issubclass(metaclass, abc.ABCMeta) else type.__new__
-    kind = make(metaclass, like.__name__, (_Quiet, *bases), body)
+    kind = make(metaclass, name, (_Quiet, *bases), body)
     type.__setattr__(kind, "__bases__", bases)
     return kind
 

@@ -17,8 +17,8 @@ from torch.fx import GraphModule
 
 from sesurgery.errors import InputError
 from sesurgery.operating.actions import Action, EditGraph, SetChild, SetMethods
-from sesurgery.operating.backup import HOST_MARK, MODEL_MARK, Absent, HostMark, mark_of
-from sesurgery.operating.edited_class import become, edited_class, original_class
+from sesurgery.operating.backup import HOST_MARK, MODEL_MARK, Absent, HostMark, drop_mark, mark_of, set_mark
+from sesurgery.operating.edited_class import become, edited_class, unedited_class
 from sesurgery.operating.graph_modules import insert_calls, remove_calls
 from sesurgery.words.paths import outwards
 
@@ -57,7 +57,7 @@ def revert(model: nn.Module) -> nn.Module:
     Weights that were there before keep the values they have now; inserted nodes go.
 
     Raises:
-        InputError: ``model`` was never operated on.
+        InputError: ``model`` was never operated on, or the class of a host was changed since; then nothing happens.
     """
     marked = [module for module in model.modules() if mark_of(module) is not None]
     if not marked and MODEL_MARK not in model.__dict__:
@@ -67,11 +67,12 @@ def revert(model: nn.Module) -> nn.Module:
             remedy="pass the model that sesurgery.apply returned (surgery.model)",
         )
     while marked:
-        for module in marked:
-            _revert_host(module)
+        kinds = [unedited_class(type(module)) for module in marked]
+        for module, kind in zip(marked, kinds, strict=True):
+            _revert_host(module, kind)
         # What comes back with a host may have been operated on before the host lost it.
         marked = [module for module in model.modules() if mark_of(module) is not None]
-    model.__dict__.pop(MODEL_MARK, None)
+    drop_mark(model, MODEL_MARK)
     return model
 
 
@@ -137,7 +138,7 @@ def _home(model: nn.Module, path: str) -> tuple[torch.device, torch.dtype]:
 def _mark(host: nn.Module) -> HostMark:
     mark = mark_of(host)
     if mark is None:
-        mark = HostMark(original_class(type(host)), tuple(host._modules), fields=tuple(host.__dict__))
+        mark = HostMark(tuple(host._modules), fields=tuple(host.__dict__))
     return replace(mark, attributes=dict(mark.attributes))
 
 
@@ -154,26 +155,25 @@ def _set_child(host: nn.Module, action: SetChild, child: nn.Module) -> None:
     mark.layers = tuple(layer for layer in mark.layers if layer != name) + ((name,) if action.attention else ())
     host.__dict__.pop(name, None)
     host._modules[name] = child
-    host.__dict__[HOST_MARK] = mark
+    set_mark(host, HOST_MARK, mark)
 
 
 def _edit_graph(host: nn.Module, action: EditGraph) -> None:
     assert isinstance(host, GraphModule)
-    host.__dict__[HOST_MARK] = _mark(host)
+    set_mark(host, HOST_MARK, _mark(host))
     insert_calls(host, action.calls)
 
 
 def _set_methods(host: nn.Module, action: SetMethods) -> None:
-    mark = _mark(host)
-    host.__dict__[HOST_MARK] = mark
-    become(host, edited_class(mark.base, action.methods))
+    set_mark(host, HOST_MARK, _mark(host))
+    become(host, edited_class(type(host), action.methods))
 
 
-def _revert_host(host: nn.Module) -> None:
-    mark = host.__dict__.pop(HOST_MARK)
+def _revert_host(host: nn.Module, kind: type[nn.Module]) -> None:
+    mark: HostMark = drop_mark(host, HOST_MARK)
     if isinstance(host, GraphModule):
         remove_calls(host, mark.layers)
-    object.__setattr__(host, "__class__", mark.base)
+    object.__setattr__(host, "__class__", kind)
     for name, (kind, value) in mark.attributes.items():
         replaced = host._modules.pop(name, None)
         if kind == "plain":

@@ -10,7 +10,7 @@ from torch import nn
 from sesurgery.errors import ModelError
 from sesurgery.models import zoo
 from sesurgery.models.input_spec import describe
-from sesurgery.operating.backup import MODEL_MARK
+from sesurgery.operating.backup import MODEL_MARK, set_mark
 from sesurgery.operating.perform import perform
 from sesurgery.planning.planner import Draft, Progress, draft, replay
 from sesurgery.planning.rehearsal import Rehearsal
@@ -76,4 +76,4 @@ def operate(model: nn.Module, planned: Draft, spec: zoo.ModelSpec | None) -> Non
     history["plans"] = (*history["plans"], planned.plan.to_json(indent=None))
     history["inputs"] = (*history["inputs"], describe(planned.example))
     perform(model, planned.actions)
-    model.__dict__[MODEL_MARK] = history
+    set_mark(model, MODEL_MARK, history)

@@ -6,14 +6,18 @@ The copy lies on the ``meta`` device, so it costs no memory and no arithmetic, a
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import types
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 
 from sesurgery.errors import ModelError
@@ -37,6 +41,20 @@ def twin_of(model: nn.Module, hooks: bool = False) -> nn.Module:
         ModelError: an attribute of the model refuses to be copied, or a part of it is scripted.
     """
     _refuse_scripts(model)
+    try:
+        try:
+            return _twin(model, hooks, _is_plain)
+        except Exception:  # a way of copying of its own, which wants numbers
+            return _twin(model, hooks, lambda kind: not issubclass(kind, GraphModule))
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot be copied: {reason(error)}",
+            where=type(model).__name__,
+            remedy="keep what cannot be copied (locks, files, generators) outside the module",
+        ) from error
+
+
+def _twin(model: nn.Module, hooks: bool, plain: Callable[[type[nn.Module]], bool]) -> nn.Module:
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         memo[id(tensor)] = _weightless(tensor)
@@ -46,50 +64,66 @@ def twin_of(model: nn.Module, hooks: bool = False) -> nn.Module:
             table = module.__dict__.get(name)
             if table is not None:
                 memo[id(table)] = type(table)()
-        if _is_plain(type(module)):
+        for value in module.__dict__.values():
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:  # a pruned weight: torch copies no such
+                memo[id(value)] = _weightless(value)
+        if plain(type(module)):
             memo[id(module)] = type(module).__new__(type(module))
-    try:
-        with _TensorsToMeta():
-            for module in reversed(modules):  # what is inside first
-                if id(module) in memo:
-                    _copy_state(module, memo[id(module)], memo)
-            twin = copy.deepcopy(model, memo)
-            own_hooks(twin, memo)
-            return twin
-    except Exception as error:
-        raise ModelError(
-            f"the model cannot be copied: {reason(error)}",
-            where=type(model).__name__,
-            remedy="keep what cannot be copied (locks, files, generators) outside the module",
-        ) from error
+    with _TensorsToMeta():
+        for module in reversed(modules):  # what is inside first
+            if id(module) in memo:
+                _copy_state(module, memo[id(module)], memo)
+        return own_functions(copy.deepcopy(model, memo), memo)
 
 
-def own_hooks(twin: nn.Module, memo: dict[int, Any]) -> None:
-    """Let the forward hooks of a deep copy fill what belongs to the copy, where they are functions with a closure.
+def own_functions(copied: nn.Module, memo: dict[int, Any], boxes: bool = True) -> nn.Module:
+    """Let the functions of a deep copy, its hooks and the forwards set on instances, run and fill what is the copy's.
 
-    A hook that is a method or a ``partial`` of one was copied with its object; a function is not copied at all.
+    A method or a ``partial`` of one was copied with its object; a function is not copied at all.
+
+    Args:
+        memo: what the deep copy remembers.
+        boxes: the lists, dicts and sets that they fill are copied too.
     """
-    for module in twin.modules():
-        for name in FORWARD_HOOKS[:2]:
-            table = module.__dict__[name]
-            for key, hook in table.items():
-                if isinstance(hook, types.FunctionType) and hook.__closure__:
-                    table[key] = _with_own_cells(hook, memo)
+    for module in copied.modules():
+        tables = (module.__dict__, *(module.__dict__.get(name, {}) for name in FORWARD_HOOKS[:2]))
+        for table in tables:
+            for key, value in table.items():
+                if isinstance(value, types.FunctionType):
+                    table[key] = _own(value, memo, boxes)
+    return copied
 
 
-def _with_own_cells(hook: types.FunctionType, memo: dict[int, Any]) -> Callable[..., Any]:
-    cells = tuple(_own_cell(cell, memo) for cell in hook.__closure__ or ())
-    function = types.FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, cells)
-    function.__kwdefaults__ = hook.__kwdefaults__
-    return function
+def _own(value: Any, memo: dict[int, Any], boxes: bool) -> Any:
+    """``value`` with what was copied in the place of what it closes over."""
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, types.MethodType):
+        owner = _own(value.__self__, memo, boxes)
+        return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+    if not isinstance(value, types.FunctionType):
+        return copy.deepcopy(value, memo) if boxes and isinstance(value, _FILLED) else value
+    memo[id(value)] = value  # it may close over itself
+    held = (*(value.__closure__ or ()), *(value.__defaults__ or ()))
+    own = tuple((_own_cell if isinstance(each, types.CellType) else _own)(each, memo, boxes) for each in held)
+    if not all(map(is_, own, held)):
+        cells, defaults = own[: len(value.__closure__ or ())], own[len(value.__closure__ or ()) :]
+        new = types.FunctionType(value.__code__, value.__globals__, value.__name__, defaults or None, cells)
+        for name in (*functools.WRAPPER_ASSIGNMENTS, "__kwdefaults__"):
+            setattr(new, name, getattr(value, name))
+        new.__dict__.update(value.__dict__)
+        memo[id(value)] = new
+    return memo[id(value)]
 
 
-def _own_cell(cell: types.CellType, memo: dict[int, Any]) -> types.CellType:
-    try:
-        value = cell.cell_contents
-    except ValueError:  # empty yet
-        return cell
-    return types.CellType(copy.deepcopy(value, memo)) if isinstance(value, _FILLED) else cell
+def _own_cell(cell: types.CellType, memo: dict[int, Any], boxes: bool) -> types.CellType:
+    if id(cell) not in memo:
+        memo[id(cell)] = cell
+        with contextlib.suppress(ValueError):  # a name that is not bound yet
+            content = _own(cell.cell_contents, memo, boxes)
+            if content is not cell.cell_contents:
+                memo[id(cell)] = types.CellType(content)
+    return memo[id(cell)]
 
 
 def hooks_on(model: nn.Module) -> list[str]:

@@ -15,7 +15,7 @@ from sesurgery.errors import ModelError
 from sesurgery.plans import Cost
 from sesurgery.recording.channel_axes import labels
 from sesurgery.recording.compat import BACKWARD_HOOKS, FORWARD_HOOKS
-from sesurgery.recording.meta_copy import hooks_on, own_hooks, to_meta, twin_of
+from sesurgery.recording.meta_copy import hooks_on, own_functions, to_meta, twin_of
 from sesurgery.recording.nested import map_tensors, nesting, tensors_in
 from sesurgery.recording.recorder import Frame, Probe, has_own_forward, run
 from sesurgery.tracing.same_structure import structure
@@ -237,7 +237,7 @@ def _body(model: nn.Module, fresh: Callable[[], nn.Module] | None, hooks: bool) 
     for module in body.modules():
         for table in BACKWARD_HOOKS if hooks else (*FORWARD_HOOKS, *BACKWARD_HOOKS):
             getattr(module, table).clear()
-    own_hooks(body, memo)
+    own_functions(body, memo)
     return _with_numbers(body) if weightless else body
 
 
