@@ -38,7 +38,8 @@ class Drift:
             return None  # a model that only runs on its own data has no drift to report
         finally:
             for module, mode in modes.items():
-                module.training = mode
+                if module.training != mode:
+                    module.train(mode)  # it may do more than set a flag
         return tensors_in(output)
 
     def measured(self) -> float | None:

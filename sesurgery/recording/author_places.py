@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import functools
+import traceback
 import types
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+
+from sesurgery.words.text import reason
+
+_NOT_THE_AUTHORS = tuple(f"{folder}/" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+
+
+def reason_in_line(error: BaseException) -> str:
+    """``RuntimeError: the first line (line 12 of net.py)``: the innermost line that its author wrote."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_AUTHORS)]
+    return f"{reason(error)} (line {lines[-1].lineno} of {Path(lines[-1].filename).name})" if lines else reason(error)
 
 
 @dataclass(frozen=True, slots=True)

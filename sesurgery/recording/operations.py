@@ -185,13 +185,15 @@ class OperationsMode(TorchFunctionMode):
         versions = [version_of(tensor) for tensor in given]
         output = func(*args, **kwargs)
         changed = [tensor for tensor, version in zip(given, versions, strict=True) if version_of(tensor) != version]
-        if not changed and not _has_tensors(output):
+        sets = getattr(func, "__name__", "") == "__set__"  # y.requires_grad = True
+        if not changed and not sets and not _has_tensors(output):
             return output
         if isinstance(output, torch.Tensor) and not changed and any(output is tensor for tensor in given):
             if not is_activation(output):
                 return output
-            output = another_name(output)
-        self._note(host, func, (args, kwargs), output, changed)
+            if func is not torch.Tensor.requires_grad_:  # another object would be no leaf
+                output = another_name(output)
+        self._note(host, func, (args, kwargs), args[0] if sets else output, changed)
         return output
 
     def _note(self, host: HostGraph, func: Any, given: Any, output: Any, changed: list[torch.Tensor]) -> None:
@@ -199,8 +201,8 @@ class OperationsMode(TorchFunctionMode):
         args = tuple(host.argument(arg, self.origins) for arg in given[0])
         if kind == "call_method" and not (args and isinstance(args[0], Node)):
             kind, target = "call_function", func
-        if target is getattr:
-            args = (args[0], func.__self__.__name__)
+        if target is getattr or target is setattr:
+            args = (args[0], func.__self__.__name__, *args[1:])
         kwargs = {key: host.argument(value, self.origins) for key, value in given[1].items()}
         node = host.graph.create_node(kind, target, args, kwargs, name=name)
         node.meta["val"] = light(output if output is not None else changed[0])
@@ -223,6 +225,8 @@ def _named(func: Any, args: tuple[Any, ...]) -> tuple[str, Any, str]:
     name = getattr(func, "__name__", None) or type(func).__name__
     if name == "__get__":
         return "call_function", getattr, "getattr"
+    if name == "__set__":
+        return "call_function", setattr, "setattr"
     if _is_method(func):
         if name in _IN_PLACE:
             return "call_function", _IN_PLACE[name], _IN_PLACE[name].__name__

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -31,6 +31,9 @@ from sesurgery.recording.operations import (
     opaque,
     version_of,
 )
+
+
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -71,7 +74,7 @@ class Probe:
 
 
 def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True, device: bool = True) -> Probe:
-    """Run ``model(*args)`` once in eval mode, without gradients, and record every call.
+    """Run ``model(*args)`` once in eval mode, without gradients if it can do without, and record every call.
 
     ``labels=False`` leaves the channel axes and the operations out, for a pass that is only about costs.
     ``device=False`` leaves tensors that a forward makes without naming a device where torch makes them, which is
@@ -80,13 +83,17 @@ def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True, device: bo
     The model is a private one (a twin). What its forward keeps in attributes (a cache, a counter) is put back.
     Activations are kept on ``meta``.
     """
-    counting = CountingMode(labels)
-    recorder = Recorder(counting, operations=labels)
     model.eval()
     for leaf in tensors_in(args):
         mark_activation(leaf)
         assume(leaf, 1 if leaf.ndim >= 3 and leaf.is_floating_point() else None)
-    root = recorder.record(model, args, {}, _on_device(args if device else ()))
+
+    def recorded(gradients: bool) -> tuple[Frame, CountingMode]:
+        counting = CountingMode(labels)
+        recorder = Recorder(counting, labels, gradients)
+        return recorder.record(model, args, {}, _on_device(args if device else ())), counting
+
+    root, counting = _with_gradients_if_needed(recorded)
     frames: dict[nn.Module, Frame] = {}
     calls: dict[nn.Module, int] = {}
     memory = 0
@@ -98,40 +105,60 @@ def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True, device: bo
     return Probe(root, frames, calls, counting.cost(parameters(model), memory))
 
 
-def record_call(module: nn.Module, frame: Frame) -> Frame:
+def record_call(module: nn.Module, frame: Frame, gradients: bool = False) -> Frame:
     """The call of ``frame`` once more, recorded on the module as it is now, in the mode that it is in.
 
     The children that ``frame`` calls answer as they did then, so that only the module's own code runs.
     """
-    for device in (contextlib.nullcontext(), torch.device("meta")):
-        recorder = Recorder(CountingMode(), True)
+
+    def recorded(gradients: bool) -> Frame:
+        recorder = Recorder(CountingMode(), True, gradients)
         recorder.answers = answers_of(frame)
+        args, kwargs = map_tensors(lambda tensor: tensor, (frame.args, frame.kwargs))  # in containers of their own
+        return recorder.record(module, args, kwargs, device)
+
+    for device in (contextlib.nullcontext(), torch.device("meta")):
         try:
-            args, kwargs = map_tensors(lambda tensor: tensor, (frame.args, frame.kwargs))  # in containers of their own
-            return recorder.record(module, args, kwargs, device)
+            return recorded(True) if gradients else _with_gradients_if_needed(recorded)
         except Exception as error:
             failure = error
     raise failure
 
 
-def record_within(model: nn.Module, args: tuple[Any, ...], module: nn.Module) -> Frame:
+def record_within(model: nn.Module, args: tuple[Any, ...], module: nn.Module, gradients: bool = False) -> Frame:
     """The first call of ``module`` while ``model(*args)`` runs whole: for a forward that looks at values.
 
     Raises:
         KeyError: it is not called.
     """
-    root = Recorder(CountingMode(), True).record(model, args, {}, _on_device(args))
+
+
+    def recorded(gradients: bool) -> Frame:
+        return Recorder(CountingMode(), True, gradients).record(model, args, {}, _on_device(args))
+
+    root = recorded(True) if gradients else _with_gradients_if_needed(recorded)
     for frame in walk(root):
         if frame.module is module:
             return frame
     raise KeyError(type(module).__name__)
 
 
+def _with_gradients_if_needed(recorded: Callable[[bool], _T]) -> _T:
+    """What is recorded without gradients, or with them where the forward asks for some itself."""
+    try:
+        return recorded(False)
+    except RuntimeError as error:
+        if "grad" not in str(error):
+            raise
+        return recorded(True)
+
+
 class Recorder:
     """Builds the tree of calls. For the time of a forward each module answers its calls through :meth:`_called`."""
 
-    def __init__(self, counting: CountingMode, operations: bool) -> None:
+    def __init__(self, counting: CountingMode, operations: bool, gradients: bool) -> None:
         self.counting = counting
+        self.gradients = gradients
         self.frames: list[Frame] = []
         self.graphs: list[HostGraph | None] = []
         self.root: Frame | None = None
@@ -146,14 +173,14 @@ class Recorder:
         kwargs: dict[str, Any],
         around: contextlib.AbstractContextManager[Any],
     ) -> Frame:
-        """Run ``model(*args, **kwargs)`` without gradients and record it. What modules hold is put back."""
+        """Run ``model(*args, **kwargs)`` and record it. What modules hold is put back."""
         modules = list(model.modules())
         with undisturbed(modules), kept(modules):
             for module in modules:
                 forward = module.forward
                 called = functools.partial(self._called, module, forward)
                 module.__dict__["forward"] = functools.update_wrapper(called, forward)
-            with torch.no_grad(), around, self.counting, self.mode or contextlib.nullcontext():
+            with torch.set_grad_enabled(self.gradients), around, self.counting, self.mode or contextlib.nullcontext():
                 model(*args, **kwargs)
         assert self.root is not None
         return self.root

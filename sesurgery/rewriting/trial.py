@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
@@ -15,6 +16,7 @@ from sesurgery.errors import Unfit
 from sesurgery.operating.compiled_method import EditedMethod
 from sesurgery.operating.edited_class import become, edited_class, merged, original_class
 from sesurgery.operating.graph_modules import GraphCall, insert_calls, remove_calls
+from sesurgery.recording.author_places import reason_in_line
 from sesurgery.recording.recorder import Frame, record_call, record_within
 from sesurgery.rewriting.behind import methods_behind
 from sesurgery.rewriting.graph_edits import Bypass, bypassed, calls_in
@@ -25,16 +27,18 @@ from sesurgery.rewriting.validation import Insertion, check, check_but_for
 from sesurgery.tracing.fingerprint import forward_kind
 from sesurgery.tracing.same_structure import own_attributes
 from sesurgery.tracing.survey import Survey
-from sesurgery.words.text import reason
 
 Methods = tuple[EditedMethod, ...]
 
 
 class StandIn(nn.Module):
-    """Stands where a layer is to be, to see where and how often it is called; like a layer it gives new memory."""
+    """Stands where a layer is to be, to see where and how often it is called.
+
+    Like a layer it gives new memory, and where gradients are kept, what has some.
+    """
 
     def forward(self, x: Any) -> Any:
-        return x.clone()
+        return x + x.new_zeros(()).requires_grad_() if torch.is_grad_enabled() else x.clone()
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,8 @@ def _with_layers(
                         check_but_for(eval_mode, bench.tried(call), names)
                     else:
                         check(eval_mode, bench.tried(call), chosen)
+                    if _asks_for_gradients(eval_mode):
+                        check_but_for(eval_mode, bench.tried(call, gradients=True), names)
                     if train_mode is not None:
                         with training(host):
                             check_but_for(train_mode, bench.tried(call), names)
@@ -165,6 +171,11 @@ def _with_layers(
         methods = edited_methods_for(type(host), graph, settled, trial)
         more, without = _in_other_methods(bench, frame, graph, settled, methods)
     return Written((*methods, *more), without)
+
+
+def _asks_for_gradients(graph: Graph) -> bool:
+    """Whether a forward does something with tensors that depends on where gradients come from."""
+    return any(node.target in ("requires_grad_", "retain_grad", "register_hook", setattr) for node in graph.nodes)
 
 
 def _settled(host: nn.Module, graph: Graph, insertion: Insertion) -> Insertion:
@@ -299,18 +310,18 @@ class _Bench:
             self.survey.memo[key] = (self.tried(frame), self.trained(frame))
         return self.survey.memo[key]
 
-    def called(self, frame: Frame) -> Frame:
+    def called(self, frame: Frame, gradients: bool = False) -> Frame:
         """The call once more, on the host as it is now. Raises ``Unfit`` where it fails."""
         try:
             if self.whole is None:
-                return record_call(self.host, frame)
-            return record_within(self.whole, self.survey.args, self.host)
+                return record_call(self.host, frame, gradients)
+            return record_within(self.whole, self.survey.args, self.host, gradients)
         except Exception as error:
-            raise Unfit(f"its forward fails with a layer at that place: {reason(error)}") from None
+            raise Unfit(f"its forward fails with a layer at that place: {reason_in_line(error)}") from None
 
-    def tried(self, frame: Frame) -> Graph:
+    def tried(self, frame: Frame, gradients: bool = False) -> Graph:
         """What the host does now."""
-        graph = self.called(frame).graph
+        graph = self.called(frame, gradients).graph
         if graph is None:
             raise Unfit(f"the forward of {type(self.host).__name__} is torch's own")
         return graph

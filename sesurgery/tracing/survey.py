@@ -13,6 +13,7 @@ from torch import nn
 
 from sesurgery.errors import ModelError
 from sesurgery.plans import Cost
+from sesurgery.recording.author_places import reason_in_line
 from sesurgery.recording.channel_axes import labels
 from sesurgery.recording.compat import BACKWARD_HOOKS, FORWARD_HOOKS
 from sesurgery.recording.meta_copy import hooks_on, own_functions, to_meta, twin_of
@@ -21,7 +22,7 @@ from sesurgery.recording.recorder import Frame, Probe, has_own_forward, run
 from sesurgery.tracing.same_structure import structure
 from sesurgery.tracing.trace import LOCK, Trace
 from sesurgery.words.paths import within
-from sesurgery.words.text import listed, reason
+from sesurgery.words.text import listed
 
 
 @dataclass
@@ -216,7 +217,7 @@ def _run_otherwise(
 
 def _failing(model: nn.Module, failures: list[Exception], hooks: list[str]) -> ModelError:
     """The error for a model that runs in no way: what the last way failed with, and the first where it is another."""
-    first, last = reason(failures[0]), reason(failures[-1])
+    first, last = reason_in_line(failures[0]), reason_in_line(failures[-1])
     detail = last if first == last else f"{last} (and without values: {first})"
     if hooks:
         detail += f"; it was tried with and without its forward hooks: {listed(hooks, 3)}"
