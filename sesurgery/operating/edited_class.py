@@ -66,7 +66,7 @@ def unedited_class(kind: type[nn.Module]) -> type[nn.Module]:
     if any("__class__" in function.__code__.co_freevars for value in body.values() for function in functions_in(value)):
         raise InputError(
             f"its class was changed to {kind.__qualname__} since it was operated on, which cannot be undone",
-            where=original_class(kind).__name__,
+            where=kind.__bases__[0].__name__,
             remedy="take that change away first, then revert",
         )
     return _quiet_class(type(kind), kind.__name__, bases, body)

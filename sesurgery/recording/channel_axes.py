@@ -151,6 +151,12 @@ def _unknown(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
     return None
 
 
+def _products(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
+    """The channels of the values that attention adds up: rows of the right matrix, or columns of the left one."""
+    left, right = _axes(args[-2]) == (1,), _axes(args[-1]) == (2,)
+    return None if left is right else (1,) if left else (2,)
+
+
 def _layer_norm(args: tuple[Any, ...], output: torch.Tensor) -> Axes | None:
     if len(args[1]) == 1 and output.shape == args[0].shape:
         return (output.ndim - 1,)
@@ -259,8 +265,8 @@ _RULES: dict[str, _Rule] = {
     "addmm": _linear,
     "mm": _linear,
     "linear": _linear,
-    "bmm": _unknown,
-    "baddbmm": _unknown,
+    "bmm": _products,
+    "baddbmm": _products,
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
     "permute": _permute,

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch._C import DisableTorchFunction as Unnoted
+from torch._C._functorch import get_unwrapped
 from torch._C._functorch import is_functorch_wrapped_tensor as is_wrapped
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
@@ -35,12 +37,14 @@ __all__ = [
     "MaxPool",
     "NormBase",
     "TorchDispatchMode",
+    "Unnoted",
     "is_wrapped",
     "packet",
     "pytree",
     "same_convolution",
     "set_border",
     "storage_of",
+    "unwrapped",
     "viewed",
 ]
 
@@ -64,6 +68,13 @@ def packet(function: Any) -> Any:
 def viewed(tensor: Tensor) -> Tensor | None:
     """The tensor of which another one is a view; None where it is a view of nothing."""
     return tensor._base
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor of all samples behind one that vmap or torch.func hands out; any other tensor itself."""
+    while is_wrapped(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor
 
 
 def set_border(conv: Conv, sides: Sequence[int]) -> None:

@@ -19,8 +19,8 @@ from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
 from sesurgery.recording.author_places import own_code, place_in
-from sesurgery.recording.channel_axes import copy_labels, is_activation
-from sesurgery.recording.compat import is_wrapped, storage_of
+from sesurgery.recording.channel_axes import assume, copy_labels, is_activation
+from sesurgery.recording.compat import Unnoted, is_wrapped, storage_of, unwrapped
 from sesurgery.recording.costs import Origins
 from sesurgery.recording.nested import map_tensors, tensors_in
 
@@ -69,6 +69,7 @@ class HostGraph:
         self.own = own_code(module)
         self.values: dict[int, tuple[torch.Tensor, Node, tuple[Any, ...]]] = {}
         self.writers: dict[int, Node] = {}
+        self.samples: set[int] = set()
         self.names: dict[int, str] | None = None
         self.children: dict[nn.Module, str] | None = None
         for name, value in arguments:
@@ -79,6 +80,9 @@ class HostGraph:
     def bind(self, value: Any, node: Node, path: tuple[Any, ...] = ()) -> None:
         """From now on the tensors in ``value`` are what ``node`` gave."""
         if isinstance(value, torch.Tensor):
+            whole = unwrapped(value)
+            (self.samples.discard if whole is value else self.samples.add)(id(whole))
+            value = whole
             self.values[id(value)] = (value, node, path)
             self.writers.pop(id(value), None)
         elif isinstance(value, (list, tuple)):
@@ -93,7 +97,10 @@ class HostGraph:
 
     def node_of(self, tensor: torch.Tensor, origins: Origins) -> Any:
         """The node that gave a tensor."""
-        entry = self.values.get(id(tensor))
+        entry = self.values.get(id(whole := unwrapped(tensor)))
+        if entry is not None and whole is tensor and id(tensor) in self.samples:
+            return self._left_samples(tensor, entry[1])
+        tensor = whole
         if entry is None:
             return self._unknown(tensor, origins)
         _, node, path = entry
@@ -109,6 +116,13 @@ class HostGraph:
             node = self.graph.call_function(written, (node, writer))
             node.meta["val"] = light(tensor)
             self.bind(tensor, node)
+        return node
+
+    def _left_samples(self, tensor: torch.Tensor, inside: Node) -> Node:
+        """What a value inside of vmap or torch.func is when it has come out of it."""
+        node = self.graph.call_function(opaque, (inside,))
+        node.meta.update(val=light(tensor), place=place_in(sys._getframe(1), self.end, self.own))
+        self.bind(tensor, node)
         return node
 
     def _unknown(self, tensor: torch.Tensor, origins: Origins) -> Any:
@@ -148,7 +162,7 @@ class HostGraph:
 
     def wrote(self, tensors: Iterable[torch.Tensor], node: Node) -> None:
         """``node`` wrote into ``tensors``: whoever reads them, or another view of their memory, reads what it wrote."""
-        for tensor in tensors:
+        for tensor in map(unwrapped, tensors):
             memory = storage_of(tensor)
             for other, _, _ in self.values.values():
                 if other is not tensor and storage_of(other) == memory:
@@ -263,19 +277,20 @@ def light(value: Any) -> Any:
     """The value with its tensors on ``meta``, labels kept, in new containers: a forward may go on filling its own."""
     if isinstance(value, torch.Tensor):
         return _light_tensor(value)
-    if not value or (
-        isinstance(value, tuple) and all(isinstance(item, torch.Tensor) and item.is_meta for item in value)
-    ):
+    if not value:
         return value
     return map_tensors(_light_tensor, value)
 
 
 def _light_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_meta:
+    samples = is_wrapped(tensor)  # of vmap: they live no longer than its call, and have axes of their own
+    if tensor.is_meta and not samples:
         return tensor
-    # Not .to("meta"), which would be counted as a copy that the model makes.
-    light = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    copy_labels(tensor, light)
+    with Unnoted():  # not .to("meta"), which would be counted as a copy that the model makes
+        light = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    copy_labels(unwrapped(tensor), light)
+    if samples:
+        assume(light, None)
     return light
 
 

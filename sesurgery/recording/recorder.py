@@ -19,6 +19,7 @@ from torch.fx import Graph
 from sesurgery.plans import Cost
 from sesurgery.recording.author_places import place_in
 from sesurgery.recording.channel_axes import assume, mark_activation
+from sesurgery.recording.compat import is_wrapped
 from sesurgery.recording.costs import CountingMode, parameters
 from sesurgery.recording.module_state import kept, undisturbed
 from sesurgery.recording.nested import map_tensors, tensors_in
@@ -31,7 +32,6 @@ from sesurgery.recording.operations import (
     opaque,
     version_of,
 )
-
 
 _T = TypeVar("_T")
 
@@ -111,7 +111,7 @@ def record_call(module: nn.Module, frame: Frame, gradients: bool = False) -> Fra
     The children that ``frame`` calls answer as they did then, so that only the module's own code runs.
     """
 
-    def recorded(gradients: bool) -> Frame:
+    def recorded(device: contextlib.AbstractContextManager[Any], gradients: bool) -> Frame:
         recorder = Recorder(CountingMode(), True, gradients)
         recorder.answers = answers_of(frame)
         args, kwargs = map_tensors(lambda tensor: tensor, (frame.args, frame.kwargs))  # in containers of their own
@@ -119,7 +119,9 @@ def record_call(module: nn.Module, frame: Frame, gradients: bool = False) -> Fra
 
     for device in (contextlib.nullcontext(), torch.device("meta")):
         try:
-            return recorded(True) if gradients else _with_gradients_if_needed(recorded)
+            if gradients:
+                return recorded(device, True)
+            return _with_gradients_if_needed(functools.partial(recorded, device))
         except Exception as error:
             failure = error
     raise failure
@@ -131,7 +133,6 @@ def record_within(model: nn.Module, args: tuple[Any, ...], module: nn.Module, gr
     Raises:
         KeyError: it is not called.
     """
-
 
     def recorded(gradients: bool) -> Frame:
         return Recorder(CountingMode(), True, gradients).record(model, args, {}, _on_device(args))
@@ -193,7 +194,7 @@ class Recorder:
         self._push(frame, forward, args, kwargs)
         inputs = flat_tensors((args, kwargs))
         versions = [version_of(tensor) for tensor in inputs]
-        known = self._answer(frame)
+        known = self._answer(frame, any(map(is_wrapped, inputs)))
         try:
             output = forward(*args, **kwargs) if known is None else map_tensors(another_name, known.output)
         except BaseException:
@@ -225,14 +226,14 @@ class Recorder:
         if self.mode is not None:
             self.mode.current = graph
 
-    def _answer(self, frame: Frame) -> Frame | None:
-        """The recorded call that stands for a call of a child; None where it has to run."""
+    def _answer(self, frame: Frame, samples: bool) -> Frame | None:
+        """The recorded call that stands for a call of a child; None where it has to run, as on samples of vmap."""
         answers = self.answers.get(frame.module) if len(self.frames) == 2 else None
         if not answers:
             return None
         known = answers.popleft()
         alike = not known.writes and _sizes((frame.args, frame.kwargs)) == _sizes((known.args, known.kwargs))
-        return known if alike else None
+        return known if alike and not samples else None
 
     def _pop(self) -> HostGraph | None:
         self.frames.pop()

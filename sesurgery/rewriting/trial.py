@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
+from torch.nn import functional
 
 from sesurgery.errors import Unfit
 from sesurgery.operating.compiled_method import EditedMethod
@@ -179,16 +181,20 @@ def _asks_for_gradients(graph: Graph) -> bool:
 
 
 def _settled(host: nn.Module, graph: Graph, insertion: Insertion) -> Insertion:
-    """The insertion behind identities that belong to the same expression, as in torch's FloatFunctional."""
+    """The insertion behind what only passes on or scales the value and belongs to the same expression.
+
+    So it is in torch's FloatFunctional, and where a function of somebody else's scales what it returns.
+    """
     node = next((node for node in graph.nodes if node.name == insertion.value), None)
     if node is None:
         raise Unfit("called again with the same arguments, its forward takes another way")
     value: Node = node
     while len(value.users) == 1 and value.meta.get("place") is not None:
         user = next(iter(value.users))
-        if user.meta.get("place") != value.meta["place"] or user.op != "call_module":
+        if user.meta.get("place") != value.meta["place"] or user.all_input_nodes != [value]:
             break
-        if not isinstance(host.get_submodule(str(user.target)), nn.Identity):
+        passes = user.op == "call_module" and isinstance(host.get_submodule(str(user.target)), nn.Identity)
+        if not passes and user.target not in (operator.mul, operator.truediv, functional.dropout):
             break
         value = user
     return insertion if value is node else Insertion(insertion.name, value.name)

@@ -145,6 +145,8 @@ OPAQUE: dict[str, Callable[[Host, Tensor], Any]] = {
     "autograd.Function": lambda self, x: Sign.apply(self.conv(x)),
     "scripted": lambda self, x: swish(self.conv(x)),
     "vmap": lambda self, x: torch.vmap(torch.relu)(self.conv(x)),
+    "vmap over a child": lambda self, x: torch.vmap(lambda sample: self.conv(sample[None])[0])(x),
+    "vjp": lambda self, x: torch.func.vjp(self.conv, x)[0],
     "torch.func": lambda self, x: torch.func.functional_call(nn.ReLU(), {}, (self.conv(x),)),
     "jvp": lambda self, x: torch.func.jvp(torch.sin, (self.conv(x),), (x,))[1],
     "reentrant checkpoint": lambda self, x: checkpoint(torch.relu, self.conv(x), use_reentrant=True),
