@@ -223,7 +223,7 @@ def _copied(model: nn.Module) -> nn.Module:
             where=type(model).__name__,
             remedy="operate on it itself: inplace=True",
         )
-    return own_functions(copied, memo, boxes=False)
+    return own_functions(model, copied, memo, boxes=False)
 
 
 def _advice(draft: Draft) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import copyreg
+import functools
 import linecache
 import types
 import weakref
@@ -127,7 +128,34 @@ def _quiet_subclass(like: type, bases: tuple[type, ...], body: dict[str, Any]) -
     metaclass: Any = type(like)
     for base in bases[1:]:
         metaclass = metaclass if issubclass(metaclass, type(base)) else type(base)
-    return _quiet_class(metaclass, like.__name__, bases, body)
+    return _quiet_class(_telling(metaclass), like.__name__, bases, body)
+
+
+class _TellsItsBase(type):
+    """The type of an edited class: what a forward keeps on its class (``type(self).calls += 1``) the author's has."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if _is_its_own(cls, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(vars(cls)["_sesurgery_base"], name, value)
+
+    def __delattr__(cls, name: str) -> None:
+        if _is_its_own(cls, name):
+            super().__delattr__(name)
+        else:
+            delattr(vars(cls)["_sesurgery_base"], name)
+
+
+def _is_its_own(cls: type, name: str) -> bool:
+    return name in vars(cls) or name.startswith("__") or "_sesurgery_base" not in vars(cls)
+
+
+@functools.cache
+def _telling(metaclass: type) -> type:
+    if issubclass(metaclass, _TellsItsBase):
+        return metaclass
+    return type(metaclass.__name__, (_TellsItsBase, metaclass) if metaclass is not type else (_TellsItsBase,), {})
 
 
 def _quiet_class(metaclass: Any, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import copy
 import functools
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import is_
 from typing import Any
 
@@ -73,25 +73,32 @@ def _twin(model: nn.Module, hooks: bool, plain: Callable[[type[nn.Module]], bool
         for module in reversed(modules):  # what is inside first
             if id(module) in memo:
                 _copy_state(module, memo[id(module)], memo)
-        return own_functions(copy.deepcopy(model, memo), memo)
+        return own_functions(model, copy.deepcopy(model, memo), memo)
 
 
-def own_functions(copied: nn.Module, memo: dict[int, Any], boxes: bool = True) -> nn.Module:
+def own_functions(model: nn.Module, copied: nn.Module, memo: dict[int, Any], boxes: bool = True) -> nn.Module:
     """Let the functions of a deep copy, its hooks and the forwards set on instances, run and fill what is the copy's.
 
     A method or a ``partial`` of one was copied with its object; a function is not copied at all.
 
     Args:
+        model: the original.
         memo: what the deep copy remembers.
         boxes: the lists, dicts and sets that they fill are copied too.
     """
-    for module in copied.modules():
-        tables = (module.__dict__, *(module.__dict__.get(name, {}) for name in FORWARD_HOOKS[:2]))
-        for table in tables:
-            for key, value in table.items():
-                if isinstance(value, types.FunctionType):
-                    table[key] = _own(value, memo, boxes)
+    taken_over = {id(value) for table in _tables(model) for value in table.values()}
+    for table in _tables(copied):
+        for key, value in table.items():
+            if isinstance(value, types.FunctionType) and id(value) in taken_over:
+                table[key] = _own(value, memo, boxes)
     return copied
+
+
+def _tables(model: nn.Module) -> Iterator[dict[Any, Any]]:
+    """The attributes and the forward hooks of each module."""
+    for module in model.modules():
+        yield module.__dict__
+        yield from (module.__dict__.get(name, {}) for name in FORWARD_HOOKS[:2])
 
 
 def _own(value: Any, memo: dict[int, Any], boxes: bool) -> Any:
@@ -111,7 +118,7 @@ def _own(value: Any, memo: dict[int, Any], boxes: bool) -> Any:
         new = types.FunctionType(value.__code__, value.__globals__, value.__name__, defaults or None, cells)
         for name in (*functools.WRAPPER_ASSIGNMENTS, "__kwdefaults__"):
             setattr(new, name, getattr(value, name))
-        new.__dict__.update(value.__dict__)
+        new.__dict__.update({name: id(new) if part == id(value) else part for name, part in value.__dict__.items()})
         memo[id(value)] = new
     return memo[id(value)]
 

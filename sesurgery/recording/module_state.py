@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import random
 import sys
 import types
@@ -15,12 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from sesurgery.recording.author_places import functions_of
+from sesurgery.recording.author_places import functions_of, nested_code
 from sesurgery.recording.compat import FORWARD_HOOKS
 
 TABLES = frozenset(("_parameters", "_buffers", "_modules"))
 _HOOKS = frozenset(nn.Module().__dict__) - TABLES - {"training"}
 _ABSENT = object()
+_SETS = dis.opmap["STORE_GLOBAL"]
 _BOXES = (list, OrderedDict, dict, set, deque)
 
 
@@ -114,17 +116,21 @@ def _put_back(box: Any, old: Any) -> None:
 
 @contextlib.contextmanager
 def undisturbed(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Whatever a forward draws or collects meanwhile, afterwards all is as it was.
+    """Whatever a forward draws, collects or counts meanwhile, afterwards all is as it was.
 
-    Kept are the random states of torch (CPU), Python and NumPy, and the contents of lists, dicts, sets and deques that
-    the code of the modules' classes and hooks reaches: module-level ones, class attributes, defaults, closures.
+    Kept are the random states of torch (CPU), Python and NumPy, the contents of lists, dicts, sets and deques that
+    the code of the modules' classes and hooks reaches (module-level ones, class attributes, defaults, closures), the
+    attributes of these classes, and the module-level names that this code sets.
     """
     states = torch.get_rng_state(), random.getstate()
     numpy: Any = sys.modules.get("numpy")
     drawn = None if numpy is None else numpy.random.get_state()
     modules = list(modules)
-    functions = [*_hooks_of(modules)]
-    boxes = [(box, _contents(box)) for box in _reachable({type(module) for module in modules}, functions)]
+    kinds = _authors_classes({type(module) for module in modules})
+    functions = _with_helpers([*_hooks_of(modules), *(each for kind in kinds for each in functions_of(kind))])
+    boxes = [(box, _contents(box)) for box in _reachable(kinds, functions)]
+    names = [(space, name, space[name]) for space, name in _set_by(functions)]
+    attributes = [(kind, dict(vars(kind))) for kind in kinds]
     try:
         yield
     finally:
@@ -134,6 +140,53 @@ def undisturbed(modules: Iterable[nn.Module]) -> Iterator[None]:
             numpy.random.set_state(drawn)
         for box, contents in boxes:
             _put_back(box, contents)
+        for space, name, value in names:
+            space[name] = value
+        for kind, old in attributes:
+            _put_back_attributes(kind, old)
+
+
+def _authors_classes(kinds: Iterable[type]) -> list[type]:
+    """Some classes and their bases; torch's own are left out."""
+    bases = dict.fromkeys(base for kind in kinds for base in kind.__mro__)
+    return [base for base in bases if base is not object and not base.__module__.startswith("torch.")]
+
+
+def _put_back_attributes(kind: type, old: dict[str, Any]) -> None:
+    now = dict(vars(kind))
+    for name in {**old, **now}:
+        if not name.startswith(("__", "_abc_")) and now.get(name, _ABSENT) is not old.get(name, _ABSENT):
+            if name in old:
+                type.__setattr__(kind, name, old[name])
+            else:
+                type.__delattr__(kind, name)
+
+
+def _with_helpers(functions: list[types.FunctionType]) -> list[types.FunctionType]:
+    """Some functions, and those of their own files that they name."""
+    known = {id(function): function for function in functions}
+    pending = list(functions)
+    while pending:
+        function = pending.pop()
+        space = function.__globals__
+        for name in _names_in(function):
+            helper = space.get(name)
+            if isinstance(helper, types.FunctionType) and helper.__globals__ is space and id(helper) not in known:
+                known[id(helper)] = helper
+                pending.append(helper)
+    return list(known.values())
+
+
+def _names_in(function: types.FunctionType) -> Iterator[str]:
+    return (name for code in nested_code(function.__code__) for name in code.co_names)
+
+
+def _set_by(functions: Iterable[types.FunctionType]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The module-level names that functions may set, with the modules' dicts."""
+    for function in functions:
+        for code in nested_code(function.__code__):
+            if _SETS in code.co_code[::2]:
+                yield from ((function.__globals__, name) for name in code.co_names if name in function.__globals__)
 
 
 def _hooks_of(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
@@ -147,16 +200,11 @@ def _hooks_of(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
 
 
 def _reachable(kinds: Iterable[type], functions: Iterable[types.FunctionType]) -> list[Any]:
-    """The containers that the code of some classes, and some functions besides, may write into."""
+    """The containers that some classes hold, and that some functions may write into."""
     boxes: dict[int, Any] = {}
     for kind in kinds:
-        for base in kind.__mro__:
-            if base.__module__.startswith("torch.") or base is object:
-                continue
-            values = [value for name, value in vars(base).items() if not name.startswith("__")]
-            boxes.update((id(value), value) for value in values if isinstance(value, _BOXES))
-        for function in functions_of(kind):
-            boxes.update((id(value), value) for value in _held_by(function) if isinstance(value, _BOXES))
+        values = [value for name, value in vars(kind).items() if not name.startswith("__")]
+        boxes.update((id(value), value) for value in values if isinstance(value, _BOXES))
     for function in functions:
         boxes.update((id(value), value) for value in _held_by(function) if isinstance(value, _BOXES))
     return list(boxes.values())
@@ -169,4 +217,4 @@ def _held_by(function: types.FunctionType) -> Iterator[Any]:
         with contextlib.suppress(ValueError):  # a cell that is empty yet
             yield cell.cell_contents
     space = function.__globals__
-    yield from (space[name] for name in function.__code__.co_names if name in space)
+    yield from (space[name] for name in _names_in(function) if name in space)

@@ -238,7 +238,7 @@ def _body(model: nn.Module, fresh: Callable[[], nn.Module] | None, hooks: bool) 
     for module in body.modules():
         for table in BACKWARD_HOOKS if hooks else (*FORWARD_HOOKS, *BACKWARD_HOOKS):
             getattr(module, table).clear()
-    own_functions(body, memo)
+    own_functions(model, body, memo)
     return _with_numbers(body) if weightless else body
 
 

@@ -131,3 +131,10 @@ def test_a_forward_set_on_an_instance_runs_the_copys_own_layers() -> None:
         for parameter in model.parameters():
             parameter.zero_()
     assert torch.equal(operated(IMAGE), wanted)
+
+
+def test_a_compiled_model_is_operated_inside() -> None:
+    """Its wrapper's forward is a function that knows itself by its id."""
+    model = torch.compile(lively(nn.Sequential(nn.Conv2d(3, 8, 1), Short(), Short())).eval(), backend="eager")
+    plan = sesurgery.plan(model, "standard", example_input=IMAGE)  # type: ignore[arg-type]
+    assert [edit.path for edit in plan.edits] == ["_orig_mod.1.se", "_orig_mod.2.se"]

@@ -113,3 +113,54 @@ def test_a_block_is_operated_and_equal(kind: type[Block]) -> None:
     surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
     assert [edit.path for edit in surgery.plan.edits] == ["1.se", "2.se"]
     check_same(model, surgery.model, IMAGE)
+
+
+# What a forward keeps outside of its module.
+
+
+class Counting(Block):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        type(self).calls += 1
+        return x + self.branch(x)
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.calls = 0
+
+
+def test_a_class_attribute_is_that_of_the_authors_class() -> None:
+    model = lively(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Counting(), Counting()))
+    operated = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity").model
+    assert Counting.calls == 0
+    operated(IMAGE)
+    model(IMAGE)
+    assert Counting.calls == type(operated[1]).calls == 4
+    operated[1].reset()
+    assert Counting.calls == 0
+
+
+CALLS = 0
+SHAPES: list[torch.Size] = []
+
+
+def _told(x: Tensor) -> None:
+    global CALLS
+    CALLS += 1
+    SHAPES.append(x.shape)
+
+
+class Telling(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        _told(y)
+        return x + y
+
+
+def test_planning_leaves_what_a_helper_counts_and_collects() -> None:
+    model = lively(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Telling(), Telling()))
+    operated = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity").model
+    assert (CALLS, SHAPES) == (0, [])
+    operated(IMAGE)
+    assert (CALLS, len(SHAPES)) == (2, 2)
