@@ -5,18 +5,19 @@ A placement is a function from an anatomy to sites, found by its phrase in ``pla
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.fx import Node
 
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.dataflow import carries, sources, weight_layers
 from sesurgery.anatomy.layer_kinds import activates, drops, pools
 from sesurgery.anatomy.merges import Merge
 from sesurgery.anatomy.stages import resolution
-from sesurgery.placement.named_layers import attention_around, layers_of
+from sesurgery.placement.named_layers import Layer, attention_around, layers_of
 from sesurgery.placement.registry import PLACEMENTS, Found, known
 from sesurgery.placement.sites import (
     TO_ONE_PLACE,
@@ -141,7 +142,9 @@ def after_sum_of_like_branches(anatomy: Anatomy, at: At) -> Found:
         if isinstance(merge, Skip):
             yield merge
         elif merge.residual:
-            yield Skip(place_in(anatomy, merge.host, merge.node), "a residual sum, no sum of like branches")
+            yield Skip(
+                place_in(anatomy, merge.host, merge.node), "a residual sum, no sum of like branches", meant=False
+            )
         elif not merge.partial:
             yield Site(merge.host, follow(merge.node, merge.host, activates), (), "sum")
 
@@ -275,23 +278,37 @@ for _name in phrase_names(["place"]):
 @known("after module")
 def after_module(anatomy: Anatomy, at: At) -> Found:
     """What each module gives; each activation, where it gives several."""
-    for layer in layers_of(anatomy, at):
-        if isinstance(layer, Skip) or layer.module is None:
-            continue
-        site = output_site(anatomy, layer.module)
-        several = output_sites(anatomy, layer.module) if isinstance(site, Skip) else []
-        yield from (replace(each, layer=layer) for each in several or [site] if isinstance(each, Site))
-        if isinstance(site, Skip) and not several:
-            yield site
+    return _once(_around_modules(anatomy, at, _outputs))
 
 
 @known("before module")
 def before_module(anatomy: Anatomy, at: At) -> Found:
     """Each activation that a module takes, where it enters the module's own forward, or where a layer is called."""
+    return _once(_around_modules(anatomy, at, _inputs))
+
+
+def _outputs(anatomy: Anatomy, layer: Layer, module: nn.Module) -> Found:
+    site = output_site(anatomy, module)
+    return (output_sites(anatomy, module) if isinstance(site, Skip) else []) or [site]
+
+
+def _inputs(anatomy: Anatomy, layer: Layer, module: nn.Module) -> Found:
+    return entry_sites(anatomy, module) or before(anatomy, layer)
+
+
+def _around_modules(anatomy: Anatomy, at: At, sites: Callable[[Anatomy, Layer, nn.Module], Found]) -> Found:
     for layer in layers_of(anatomy, at):
-        if isinstance(layer, Skip) or layer.module is None:
-            continue
-        entries = entry_sites(anatomy, layer.module)
-        yield from (replace(site, layer=layer) for site in entries)
-        if not entries:
-            yield from before(anatomy, layer)
+        if isinstance(layer, Layer) and layer.module is not None:
+            for site in sites(anatomy, layer, layer.module):
+                yield site if isinstance(site, Skip) else replace(site, layer=layer)
+
+
+def _once(sites: Found) -> Found:
+    """The sites, each once: a wrapper and what it wraps may name the same place."""
+    known_sites: set[tuple[nn.Module, Node, tuple[Node, ...]]] = set()
+    for site in sites:
+        key = None if isinstance(site, Skip) else (site.host, site.value, site.users)
+        if key is None or key not in known_sites:
+            yield site
+        if key is not None:
+            known_sites.add(key)

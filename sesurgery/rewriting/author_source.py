@@ -282,3 +282,21 @@ def shown_file(filename: str) -> str:
     folders = sorted((folder for folder in sys.path if folder), key=len, reverse=True)
     folder = next((folder for folder in folders if filename.startswith(folder.rstrip("/") + "/")), "")
     return filename[len(folder.rstrip("/")) + 1 :] if folder else filename
+
+
+def returned(method: Method) -> list[ast.expr]:
+    """The expressions whose values the method itself returns; those of functions defined in it are left out."""
+    if isinstance(method.node, ast.Lambda):
+        return [method.node.body]
+    values: list[ast.expr] = []
+    pending: list[ast.AST] = list(method.node.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
+            continue
+        if isinstance(node, ast.Return):
+            if node.value is None:
+                raise Unfit(f"{method.name} returns nothing in line {node.lineno}")
+            values.append(node.value)
+        pending.extend(ast.iter_child_nodes(node))
+    return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import types
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from torch import nn
 
 from sesurgery.errors import Unfit
 from sesurgery.operating.compiled_method import EditedMethod, functions_in
-from sesurgery.rewriting.author_source import Method, read_method, span_of
+from sesurgery.rewriting.author_source import Method, read_method, returned, span_of
 from sesurgery.rewriting.source_edits import Wrap, edited
 
 
@@ -50,21 +49,3 @@ def forward_of(kind: type[nn.Module]) -> Method:
             reason = reason or error
     assert reason is not None
     raise reason
-
-
-def returned(method: Method) -> list[ast.expr]:
-    """The expressions whose values the method itself returns; those of functions defined in it are left out."""
-    if isinstance(method.node, ast.Lambda):
-        return [method.node.body]
-    values: list[ast.expr] = []
-    pending: list[ast.AST] = list(method.node.body)
-    while pending:
-        node = pending.pop()
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
-            continue
-        if isinstance(node, ast.Return):
-            if node.value is None:
-                raise Unfit(f"{method.name} returns nothing in line {node.lineno}")
-            values.append(node.value)
-        pending.extend(ast.iter_child_nodes(node))
-    return values

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import itertools
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,9 +19,9 @@ from torch.fx import Graph, Node
 from sesurgery.errors import Unfit
 from sesurgery.operating.compiled_method import EditedMethod
 from sesurgery.recording.author_places import Place
-from sesurgery.rewriting.author_source import Method, Span, encloses, read_method, span_of
-from sesurgery.rewriting.behind import forward_of, returned
-from sesurgery.rewriting.source_edits import Edit, Entry, Share, Wrap, edited
+from sesurgery.rewriting.author_source import Method, Span, encloses, read_method, returned, span_of
+from sesurgery.rewriting.behind import forward_of
+from sesurgery.rewriting.source_edits import Edit, Entry, Exit, Part, Share, Wrap, edited
 from sesurgery.rewriting.validation import Insertion
 
 # Raises Unfit unless the host, with these methods, does what the insertions say.
@@ -109,13 +110,14 @@ class Writer:
         if set(value.users) <= set(users):
             if [user.op for user in users] == ["output"] and users[0].args[0] is value:
                 yield from self._at_every_return(insertion.name)
-            if value.op == "placeholder":
-                yield from self._at_entry(value, insertion.name)
+            yield from self._at_entry(value, insertion.name)
             if place is not None and place.span is not None and (method := self.method(place)):
                 if _is_conditional(method, Span(*place.span), users):
                     yield from at_users
                 yield [(method, Wrap(Span(*place.span), insertion.name))]
         yield from at_users
+        if [user.op for user in users] == ["output"]:
+            yield from self._at_exit(users[0], value, insertion.name)
 
     def method(self, place: Place) -> Method | None:
         """The method in which a place lies, read once."""
@@ -145,9 +147,24 @@ class Writer:
             yield [(method, Wrap(span_of(value), name)) for value in values]
 
     def _at_entry(self, value: Node, name: str) -> Iterator[list[Placed]]:
-        method = self.forward()
+        """A parameter, or one item of a list, tuple or dict that is one."""
+        parameter, part = value, None
+        if value.target is operator.getitem and value.meta.get("place") is None and isinstance(value.args[0], Node):
+            parameter = value.args[0]
+            part = _part(parameter.meta["val"], value.args[1])
+            if part is None:
+                return
+        method = self.forward() if parameter.op == "placeholder" else None
         if method is not None:
-            yield [(method, Entry(str(value.target), name))]
+            yield [(method, Entry(str(parameter.target), name, part))]
+
+    def _at_exit(self, output: Node, value: Node, name: str) -> Iterator[list[Placed]]:
+        """One item of the list, tuple or dict that the forward returns."""
+        method = self.forward()
+        for path in paths_to(output, value):
+            part = _part(output.meta["val"], path[2]) if len(path) == 3 else None
+            if method is not None and part is not None:
+                yield [(method, Exit(part, name))]
 
     def _at_users(self, value: Node, users: Sequence[Node], name: str) -> Iterator[list[Placed]]:
         """The value wrapped where each of its users takes it."""
@@ -190,6 +207,13 @@ class Writer:
                 node = _inside(expression, path[2:])
                 if node is not None:
                     yield method, span_of(node)
+
+
+def _part(container: object, key: object) -> Part | None:
+    """An item of a plain list, tuple or dict; of another class an expression would not make the like."""
+    if type(container) in (list, tuple) and isinstance(key, int):
+        return Part(type(container).__name__, key)
+    return Part("dict", key) if isinstance(container, (dict, OrderedDict)) and isinstance(key, str) else None
 
 
 _DISPLAYS = (ast.Tuple, ast.List, ast.Dict, ast.Constant)

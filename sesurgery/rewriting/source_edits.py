@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sesurgery.errors import Unfit
 from sesurgery.operating.compiled_method import EditedMethod, code_like, definitions, lines_of, parsed
-from sesurgery.rewriting.author_source import Method, Span, encloses, span_of
+from sesurgery.rewriting.author_source import Method, Span, encloses, returned, span_of
 from sesurgery.rewriting.text_changes import TextChanges
 
 
@@ -53,10 +53,39 @@ class Share:
 
 @dataclass(frozen=True)
 class Entry:
-    """A parameter of the method is gated before anybody reads it: ``x = self.name(x)`` is the first statement."""
+    """A parameter of the method is gated before anybody reads it: ``x = self.name(x)`` is the first statement.
+
+    ``part`` is given where one part of a list, tuple or dict is meant; the caller's own container stays as it is.
+    """
 
     parameter: str
     name: str
+    part: Part | None = None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """One part of the list, tuple or dict that the method returns is gated, at every ``return``."""
+
+    part: Part
+    name: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """The item at ``key`` of a container: ``list``, ``tuple`` or ``dict``."""
+
+    container: str
+    key: int | str
+
+    def gated(self, variable: str, call: str) -> str:
+        """An expression for the container with this item gone through ``call``."""
+        new = f"{call}({variable}[{self.key!r}])"
+        if self.container == "dict":
+            return f"{variable} | {{{self.key!r}: {new}}}"
+        index = int(self.key)
+        before, behind = (f"*{variable}[:{index}], " if index else ""), f", *{variable}[{index + 1}:]"
+        return f"[{before}{new}{behind}]" if self.container == "list" else f"({before}{new}{behind})"
 
 
 @dataclass(frozen=True)
@@ -90,7 +119,7 @@ class Delete:
     span: Span
 
 
-Edit = Wrap | Behind | Share | Entry | Replace | Keep | Delete | InPlaceOf
+Edit = Wrap | Behind | Share | Entry | Exit | Replace | Keep | Delete | InPlaceOf
 
 
 def edited(method: Method, edits: Sequence[Edit]) -> EditedMethod:
@@ -103,6 +132,7 @@ def edited(method: Method, edits: Sequence[Edit]) -> EditedMethod:
     for edit in edits:
         _HANDLERS[type(edit)](editor, edit)
     editor.delete_statements()
+    editor.return_gated()
     code = method.function.__code__
     text = editor.text.result()
     try:
@@ -139,6 +169,7 @@ class _Editor:
         self.syntax = method.syntax
         self.text = TextChanges(method.text, method.line)
         self.deleted: list[ast.stmt] = []
+        self.exits: list[Exit] = []
 
     def where(self, node: ast.AST) -> str:
         return f"line {span_of(node).line} of {self.method.name}"
@@ -188,6 +219,24 @@ class _Editor:
         if self.source(node).startswith("elif") or (not simple and self.text.indent(self.text.range(span)[0]) is None):
             raise Unfit(f"no statement can stand before {self.where(node)}")
         self.text.line_before(span, line)
+
+    def return_gated(self) -> None:
+        """Each ``return`` becomes the assignment of a variable, whose parts are gated before it is returned."""
+        if not self.exits:
+            return
+        if isinstance(self.method.node, ast.Lambda):
+            raise Unfit("a lambda has no place for a second statement")
+        variable = _new_name(self.method, "outputs", self.exits[0].name)
+        for value in returned(self.method):
+            statement = self.syntax.statement_of(value)
+            assert statement is not None
+            span = span_of(statement)
+            keyword = Span(span.line, span.column, span.line, span.column + len("return"))
+            self.text.replace(keyword, f"{variable} =")
+            for each in self.exits:
+                line = each.part.gated(variable, self.call(each.name))
+                self.text.line_behind(span, f"{variable} = {line}")
+            self.text.line_behind(span, f"return {variable}")
 
     def delete_statements(self) -> None:
         for node in self.deleted:
@@ -296,6 +345,8 @@ def _entry(editor: _Editor, edit: Entry) -> None:
     if name not in parameters or call.startswith(f"{name}."):
         raise Unfit(f"{name} is no parameter of {editor.method.name} that holds one value")
     if isinstance(node, ast.Lambda):
+        if edit.part is not None:
+            raise Unfit("a lambda has no place for a second statement")
         uses = [each for each in editor.syntax.nodes if isinstance(each, ast.Name) and each.id == name]
         if uses:
             _share_in_lambda(editor, sorted(uses, key=span_of), name, edit.name)
@@ -303,7 +354,12 @@ def _entry(editor: _Editor, edit: Entry) -> None:
     first = node.body[ast.get_docstring(node, clean=False) is not None :]
     if not first:
         raise Unfit(f"{editor.method.name} has no statement")
-    editor.line_before(first[0], f"{name} = {call}({name})")
+    gated = f"{call}({name})" if edit.part is None else edit.part.gated(name, call)
+    editor.line_before(first[0], f"{name} = {gated}")
+
+
+def _exit(editor: _Editor, edit: Exit) -> None:
+    editor.exits.append(edit)
 
 
 def _replace(editor: _Editor, edit: Replace) -> None:
@@ -336,6 +392,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     Behind: _behind,
     Share: _share,
     Entry: _entry,
+    Exit: _exit,
     Replace: _replace,
     Keep: _keep,
     Delete: _delete,
