@@ -84,9 +84,10 @@ class WithoutNorm(_Strict):
 
 @dataclass(frozen=True)
 class OtherConv(_Strict):
-    """The same convolution with another kernel and dilation, per axis.
+    """The same convolution with another kernel, dilation and stride, per axis.
 
     Attributes:
+        stride: empty where it stays.
         embed: whether old weights go into the new kernel.
         pad: whether the padding grows with the kernel.
     """
@@ -95,6 +96,7 @@ class OtherConv(_Strict):
     dilation: tuple[int, ...]
     embed: bool
     pad: bool
+    stride: tuple[int, ...] = ()
     kind: Literal["conv"] = "conv"
 
 
@@ -108,11 +110,16 @@ class OtherActivation(_Strict):
 
 @dataclass(frozen=True)
 class OtherNorm(_Strict):
-    """A ``batch``, ``group``, ``layer`` or ``instance`` norm for an activation of this shape and channel axis."""
+    """A ``batch``, ``group``, ``layer`` or ``instance`` norm for an activation of this shape and channel axis.
+
+    Attributes:
+        groups: of a group norm; 0: 32, or as many as divide it and the channels.
+    """
 
     norm: str
     shape: tuple[int, ...]
     axis: int
+    groups: int = 0
     kind: Literal["norm"] = "norm"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sesurgery.attention.entry import Entry
+from sesurgery.attention.options import Entry
 from sesurgery.attention.port import LAYOUTS, Port
 from sesurgery.attention.registry import attention, canonical, check_options, child_name, entry, names
 from sesurgery.attention.widths import make_divisible, reduced_channels

@@ -5,11 +5,12 @@ Defaults are those with which timm's and torchvision's own models build the node
 
 from __future__ import annotations
 
-from sesurgery.attention.entry import Entry
+from sesurgery.attention.options import Entry
 from sesurgery.attention.port import LAYOUTS
 
 _HERE = "sesurgery.attention"
 _MEAN_AND_MAX = ("avg", "avg+max")
+_TILED = "its blocks tile maps of {size}: they must tile those of another input size, too"
 _WIDTH = frozenset({"reduction", "rd_channels", "rd_divisor"})
 _ACT = frozenset({"act", "act_slope"})
 
@@ -22,6 +23,10 @@ def _se(name: str, summary: str, source: str, **fields: object) -> Entry:
 def _timm(name: str, summary: str, source: str, **fields: object) -> Entry:
     factory = f"{_HERE}.timm_layers:{name}_attn"
     return Entry(name, summary, source, factory=factory, **fields)  # type: ignore[arg-type]
+
+
+def _ours(name: str, summary: str, source: str, **fields: object) -> Entry:
+    return Entry(name, summary, source, factory=f"{_HERE}.map_attention:{name}_attn", **fields)  # type: ignore[arg-type]
 
 
 def _transform(name: str, summary: str, source: str, **fields: object) -> Entry:
@@ -229,6 +234,7 @@ TABLE: tuple[Entry, ...] = (
         "Srinivas et al. 2021 (arXiv:2101.11605)",
         options=frozenset({"num_heads", "dim_head", "bias"}),
         defaults={"num_heads": 4, "dim_head": None, "bias": False},
+        bound="bound to maps of {size}: another input size fails",
     ),
     _transform(
         "halo",
@@ -236,6 +242,7 @@ TABLE: tuple[Entry, ...] = (
         "Vaswani et al. 2021 (arXiv:2103.12731)",
         options=frozenset({"num_heads", "dim_head", "block_size", "halo_size", "bias"}),
         defaults={"num_heads": 8, "dim_head": None, "block_size": None, "halo_size": 3, "bias": False},
+        bound=_TILED,
     ),
     _transform(
         "nl",
@@ -260,5 +267,48 @@ TABLE: tuple[Entry, ...] = (
             "drop_rate": 0.2,
         },
         rounding="limited",
+        bound=_TILED,
+    ),
+    _transform(
+        "mhsa",
+        "multi-head self-attention over all positions, without position codes; timm's Attention2d",
+        "Vaswani et al. 2017 (arXiv:1706.03762)",
+        options=frozenset({"num_heads", "bias"}),
+        defaults={"num_heads": 4, "bias": True},
+    ),
+    _ours(
+        "simam",
+        "simple attention without parameters: an energy of each neuron",
+        "Yang et al. 2021 (ICML), its published code",
+        options=frozenset({"e_lambda"}),
+        defaults={"e_lambda": 1e-4},
+    ),
+    _ours(
+        "ema",
+        "efficient multi-scale attention across grouped channels",
+        "Ouyang et al. 2023 (arXiv:2305.13563), its published code",
+        options=frozenset({"groups"}),
+        defaults={"groups": 32},
+    ),
+    _ours(
+        "gam",
+        "global attention: a linear bottleneck at each position, then two 7x7 convolutions",
+        "Liu et al. 2021 (arXiv:2112.05561)",
+        options=_WIDTH | _ACT | {"gate", "kernel_size"},
+        defaults={"reduction": 4, "rd_divisor": 1, "act": "relu", "gate": "sigmoid", "kernel_size": 7},
+    ),
+    _ours(
+        "shuffle",
+        "shuffle attention: a channel and a spatial gate in each group, then a channel shuffle",
+        "Zhang & Yang 2021 (arXiv:2102.00240), its published code",
+        options=frozenset({"groups"}),
+        defaults={"groups": 64},
+    ),
+    _ours(
+        "triplet",
+        "triplet attention: gates across (H, W), (C, H) and (C, W), averaged",
+        "Misra et al. 2021 (arXiv:2010.03045), its published code",
+        options=frozenset({"kernel_size"}),
+        defaults={"kernel_size": 7},
     ),
 )

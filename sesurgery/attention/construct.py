@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sesurgery.attention.entry import Entry
+from sesurgery.attention.options import Entry
 from sesurgery.attention.port import LAYOUTS, Port
 from sesurgery.attention.registry import check_options, entry
 from sesurgery.errors import InputError, Unfit

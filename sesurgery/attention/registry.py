@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from sesurgery.attention.builtin import TABLE
-from sesurgery.attention.entry import Entry
-from sesurgery.attention.options import RULES, Choice
+from sesurgery.attention.options import RULES, Choice, Entry
 from sesurgery.attention.port import LAYOUTS, Port
 from sesurgery.errors import InputError, UnknownNameError, either, nearest
 from sesurgery.words.registry import Registry
@@ -19,8 +18,12 @@ from sesurgery.words.user_code import origin_of
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 
+_ALIASES = {"ca": "coord"}
+
+
 def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "")
+    plain = name.lower().replace("_", "").replace("-", "")
+    return _ALIASES.get(plain, plain)
 
 
 # Case, _ and - in a name do not matter.

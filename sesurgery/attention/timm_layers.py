@@ -9,6 +9,7 @@ from functools import partial
 from math import log2
 from typing import Any
 
+from timm.layers.attention2d import Attention2d
 from timm.layers.bottleneck_attn import BottleneckAttn
 from timm.layers.cbam import CbamModule, LightCbamModule
 from timm.layers.coord_attn import CoordAttn, EfficientLocalAttn, SimpleCoordAttn, StripAttn
@@ -275,3 +276,10 @@ def bat_attn(port: Port, *, block_size: int | None, groups: int, drop_rate: floa
     return BatNonLocalAttn(
         port.channels, block_size=block, groups=groups, drop_rate=drop_rate, **width, **act_args(options)
     )
+
+
+def mhsa_attn(port: Port, *, num_heads: int, bias: bool) -> nn.Module:
+    """timm's ``Attention2d``."""
+    positions_fit(port)
+    divides(num_heads, port.channels, "channels", "num_heads")
+    return Attention2d(port.channels, num_heads=num_heads, bias=bias)

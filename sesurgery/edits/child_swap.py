@@ -18,7 +18,7 @@ from sesurgery.errors import StalePlanError, Unfit
 from sesurgery.operating.actions import Action, SetChild
 from sesurgery.placement.named_layers import Layer, layers_of
 from sesurgery.placement.sites import place_in
-from sesurgery.plans import AttentionLayer, Diff, Edit, Skip, Substitute, Swap, SwapChild
+from sesurgery.plans import AttentionLayer, Diff, Edit, OtherConv, Skip, Substitute, Swap, SwapChild
 from sesurgery.recipe.rules import Rule
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.costs import measure, parameters
@@ -121,8 +121,16 @@ def swap(
     *,
     module: str = "",
     notes: Sequence[str] = (),
+    alone: bool = True,
 ) -> Proposal:
-    """Exchange the module at ``path`` (and those of ``also``): tried out on the twin and measured. Raises ``Unfit``."""
+    """Exchange the module at ``path`` (and those of ``also``): tried out on the twin and measured.
+
+    Args:
+        alone: whether the forward must run with this exchange alone; else the edits of its rule are tried together.
+
+    Raises:
+        Unfit: it does not fit there.
+    """
     survey = anatomy.survey
     wanted = {path: new, **(also or {})}
     olds = {place: survey.module(place) for place in wanted}
@@ -130,7 +138,8 @@ def swap(
         place: on_meta(each, olds[place], *(survey.module(source) for source in getattr(each, "sources", ())))
         for place, each in wanted.items()
     }
-    try_out(survey, news)
+    if alone:
+        try_out(survey, news)
     calls = survey.probe.calls.get(olds[path], 0)
     again = (f"called {calls} times in one forward: exchanged once",) if calls > 1 else ()
     return Proposal(
@@ -162,6 +171,25 @@ def try_out(survey: Survey, news: Mapping[str, nn.Module]) -> None:
             _put(survey, path, new)
         for caller in callers:
             _runs(survey, caller)
+    finally:
+        for path, old in saved.items():
+            _put(survey, path, old)
+
+
+def try_together(survey: Survey, edits: Sequence[Edit]) -> None:
+    """Run the whole model with the convolutions whose strides change. Raises ``Unfit`` where it fails."""
+    swaps = [swap for edit in edits for swap in getattr(edit.change, "swaps", ())]
+    if survey.real or not any(isinstance(swap.new, OtherConv) and swap.new.stride for swap in swaps):
+        return
+    saved = {swap.path: survey.module(swap.path) for swap in swaps}
+    try:
+        for swap in swaps:
+            sources = [saved.get(path) or survey.module(path) for path in getattr(swap.new, "sources", ())]
+            _put(survey, swap.path, on_meta(swap.new, saved[swap.path], *sources))
+        with torch.no_grad():
+            survey.twin(*survey.args)
+    except Exception as error:
+        raise Unfit(f"with these strides the forward of the model fails: {reason(error)}") from None
     finally:
         for path, old in saved.items():
             _put(survey, path, old)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.edits.child_swap import swap_actions
+from sesurgery.edits.child_swap import swap_actions, try_together
 from sesurgery.edits.insert_code import insert_actions
 from sesurgery.edits.kinds import KINDS, Proposal, Target
 from sesurgery.edits.written_gates import bypass_actions
@@ -50,6 +50,11 @@ def plan_step(anatomy: Anatomy, rule: Rule, number: int) -> Step:
             edits.append(_edit(anatomy, rule, number, kind.edit(anatomy, rule, target), target, known))
         except Unfit as reason:
             skips.append(Skip(target.path, str(reason), str(rule.at)))
+    try:
+        try_together(anatomy.survey, edits)
+    except Unfit as reason:
+        skips += [Skip(edit.path, str(reason), edit.at) for edit in edits]
+        edits = []
     while True:
         try:
             actions, diffs = realise(anatomy, edits)

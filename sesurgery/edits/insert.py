@@ -16,7 +16,7 @@ from sesurgery.edits.child_swap import digest
 from sesurgery.edits.kinds import Proposal, Target, edit_kind
 from sesurgery.errors import Unfit
 from sesurgery.operating.backup import mark_of
-from sesurgery.placement.inherited_options import layer_of, port_of, resolve
+from sesurgery.placement.inherited_options import layer_of, port_of, resolve, size_notes
 from sesurgery.placement.placements import sites
 from sesurgery.placement.routes import insertion, last_layer, notes_on, possible_paths
 from sesurgery.placement.sites import Site, place_of
@@ -79,7 +79,7 @@ class InsertKind:
         else:
             change, host, name = insertion(survey, site, spot.ordinal, edit, layer, spot.names)
             path = join(survey.paths[host], name)
-        notes = notes_on(survey, host, change, path.rpartition(".")[2])
+        notes = (*notes_on(survey, host, change, path.rpartition(".")[2]), *size_notes(layer))
         return Proposal(path, change, layer.module, cost.params, cost.macs, notes)
 
 

@@ -1,4 +1,4 @@
-"""The edit ``replace``: a convolution's kernel or dilation, an activation, a norm, or the layer itself."""
+"""The edit ``replace``: a convolution's kernel, dilation or stride, an activation, a norm, or the layer itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sesurgery.edits.child_swap import (
 from sesurgery.edits.kinds import Proposal, Target, edit_kind
 from sesurgery.edits.written_gates import bypass
 from sesurgery.errors import Unfit
-from sesurgery.placement.inherited_options import layer_of, port_of, resolve
+from sesurgery.placement.inherited_options import layer_of, port_of, resolve, size_notes
 from sesurgery.plans import AttentionLayer, OtherActivation, OtherNorm, SelectiveConv, Skip
 from sesurgery.recipe.rules import Replace, Rule
 from sesurgery.substitutes import convolution
@@ -62,7 +62,7 @@ class ReplaceKind:
             return _activation(anatomy, edit.activation, target)
         only_place(anatomy.survey, target.subject)
         if edit.norm is not None:
-            return _norm(anatomy, edit.norm, target, value)
+            return _norm(anatomy, edit, target, value)
         if edit.module is None:
             return _conv(anatomy, edit, target)
         if rule.at.role == "attention":
@@ -72,8 +72,9 @@ class ReplaceKind:
 
 def _conv(anatomy: Anatomy, edit: Replace, target: Target) -> Proposal:
     frames = frames_of(anatomy.survey, target.subject)
-    new = convolution.settled(target.subject, frames, edit.kernel, edit.dilation, edit.embed)
-    return swap(anatomy, target.path, new, notes=convolution.notes(target.subject, new))
+    wanted = convolution.Wanted(edit.kernel, edit.dilation, edit.stride, edit.embed)
+    new = convolution.settled(target.subject, frames, wanted)
+    return swap(anatomy, target.path, new, notes=convolution.notes(target.subject, new), alone=not new.stride)
 
 
 def _activation(anatomy: Anatomy, name: str, target: Target) -> Proposal:
@@ -83,14 +84,16 @@ def _activation(anatomy: Anatomy, name: str, target: Target) -> Proposal:
         raise Unfit(f"it is a {type(target.subject).__name__} already")
     if list(target.subject.parameters()):
         only_place(anatomy.survey, target.subject)
-    return swap(anatomy, target.path, OtherActivation(name))
+    return swap(anatomy, target.path, OtherActivation(name), notes=("the function changes: another activation",))
 
 
-def _norm(anatomy: Anatomy, kind: str, target: Target, value: torch.Tensor) -> Proposal:
-    if is_norm_of(target.subject, kind):
+def _norm(anatomy: Anatomy, edit: Replace, target: Target, value: torch.Tensor) -> Proposal:
+    kind = edit.norm
+    assert kind is not None
+    if is_norm_of(target.subject, kind, edit.groups):
         raise Unfit(f"it is a {kind} norm already ({type(target.subject).__name__})")
     port = port_of(value)
-    new = OtherNorm(kind, port.shape, port.axis)
+    new = OtherNorm(kind, port.shape, port.axis, edit.groups or 0)
     return swap(anatomy, target.path, new, notes=("the function changes: another norm",))
 
 
@@ -105,8 +108,9 @@ def _conv_by_layer(anatomy: Anatomy, edit: Replace, target: Target, value: torch
         return swap(anatomy, target.path, SelectiveConv(options), module=name)
     new = _layer(anatomy, edit, module, value)
     if not _keeps(anatomy.survey, module):
-        raise Unfit(f"a {name} keeps the shape, and this convolution changes it")
-    return swap(anatomy, target.path, new, module=name)
+        kind = "convolution" if isinstance(module, nn.Conv2d) else type(module).__name__
+        raise Unfit(f"a {name} keeps the shape, and this {kind} changes it")
+    return swap(anatomy, target.path, new, module=name, notes=size_notes(new))
 
 
 def _check_first(twin: nn.Module, path: str, name: str) -> None:
@@ -145,7 +149,7 @@ def _attention(anatomy: Anatomy, edit: Replace, target: Target, value: torch.Ten
     name = target.path.rpartition(".")[2]
     if edit.name not in (None, name):
         raise Unfit(f'its host calls it "{name}", so it cannot be called "{edit.name}"; leave name out')
-    return swap(anatomy, target.path, new, module=new.module)
+    return swap(anatomy, target.path, new, module=new.module, notes=size_notes(new))
 
 
 def _gate(anatomy: Anatomy, edit: Replace, gate: Merge) -> Proposal:

@@ -35,6 +35,13 @@ def layer_of(module: str, port: attention.Port, options: Mapping[str, Any]) -> A
     return AttentionLayer(attention.canonical(module), options, port.shape, port.axis)
 
 
+def size_notes(layer: AttentionLayer) -> tuple[str, ...]:
+    """What a user should know of a layer that is bound to the size of its map."""
+    bound = attention.entry(layer.module).bound
+    size = " x ".join(map(str, attention.Port(layer.shape, layer.axis).spatial))
+    return (bound.format(size=size),) if bound else ()
+
+
 def dtype_at(survey: Survey, edit: Edit) -> torch.dtype | None:
     """The dtype in which this model has the activation that an edit's layer acts on; None where it is not known."""
     change, host = edit.change, survey.module(edit.host)

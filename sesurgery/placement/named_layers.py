@@ -78,9 +78,9 @@ _NOUNS = {"conv": "convolutions", "linear": "linear layers", "norm": "norms", "a
 def layers_of(anatomy: Anatomy, at: At) -> Iterator[Layer | Skip]:
     """The layers that a phrase names, in the order of execution, and those that come near, with the reason.
 
-    Layers inside of attention are left out, and of convolutions and linear layers those of a projection on an identity
-    branch. A number counts inside the innermost module of a class that ``where: type`` names, else inside the block;
-    in a model without blocks it counts through.
+    Layers inside of attention are left out; and as places, and where a number counts, those of a projection on an
+    identity branch. A number counts inside the innermost module of a class that ``where: type`` names, else inside the
+    block; in a model without blocks it counts through.
     """
     if at.layer == "module":
         yield from _modules(anatomy, at)
@@ -132,7 +132,8 @@ def _why_not(anatomy: Anatomy, at: At, layer: Layer) -> str | None:
     around = attention_around(anatomy, path)
     if around is not None:
         return f"a part of the attention {around}"
-    if _noun(at) in ("conv", "linear") and any(within(path, each) for each in _projections(anatomy)):
+    counted = at.role == "place" or at.nth is not None
+    if counted and _noun(at) in ("conv", "linear") and any(within(path, each) for each in _projections(anatomy)):
         return "a projection on an identity branch"
     return None
 

@@ -49,13 +49,15 @@ def facts(
     if of_module:
         holder, around = around[0], around[1:]
     classes = tuple(dict.fromkeys(type(module).__name__ for module in around))
+    itself = 0 if of_module or layer is None or layer.module is None else 1
+    outside = tuple(dict.fromkeys(type(module).__name__ for module in around[itself:]))
     kernel, stride = (
         _geometry(anatomy, block, layer) if rule is None or _asks(rule, "kernel", "stride") else (None,) * 2
     )
     return SiteFacts(
         paths=tuple(dict.fromkeys((survey.paths[holder], path, own, *names))),
         types=(type(holder).__name__,) if of_module else (type(holder).__name__, *classes),
-        around=classes,
+        around=outside,
         stage=stage,
         stages=len(anatomy.stages),
         block=members.index(block) if block is not None else None,

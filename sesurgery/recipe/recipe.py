@@ -196,7 +196,10 @@ def _settable(action: str, edit: Mapping[str, Any]) -> frozenset[str]:
     if "module" in edit:
         return catalogue.entry(edit["module"]).accepted | {"name"}
     if action == "replace":
-        return frozenset({"kernel", "dilation", "embed"} if {"kernel", "dilation"} & set(edit) else set(edit))
+        convolution = {"kernel", "dilation", "stride"}
+        return frozenset(
+            convolution | {"embed"} if convolution & set(edit) else {*edit, *(["groups"] * ("norm" in edit))}
+        )
     return frozenset(ACTIONS[action].keys.model_fields)
 
 

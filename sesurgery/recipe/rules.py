@@ -30,7 +30,7 @@ from sesurgery.recipe.phrases import ORDINALS, PHRASES, ROLES, At, parse_at, phr
 from sesurgery.recipe.where import Where, as_value_error, says
 from sesurgery.words.registry import Registry
 
-CHANGES = ("kernel", "dilation", "activation", "norm", "module")
+CHANGES = ("kernel", "dilation", "stride", "activation", "norm", "module")
 NORMS = ("batch", "group", "layer", "instance")
 # What replace may name, by the key of what it changes; "module" names any layer.
 _TARGETS = {
@@ -111,23 +111,33 @@ class Insert(_WithOptions):
 
 
 class Replace(_WithOptions):
-    """Exchange what ``at`` names: a conv's kernel or dilation, the activation, the norm, or the node itself."""
+    """Exchange what ``at`` names: a conv's kernel, dilation or stride, the activation, the norm, or the node itself."""
 
     kernel: int | None = Field(default=None, strict=True, ge=1, le=63, description="New kernel size, odd.")
     dilation: int | None = Field(default=None, strict=True, ge=1, le=32, description="New dilation.")
+    stride: int | None = Field(default=None, strict=True, ge=1, le=16, description="New stride.")
     embed: bool = Field(
         default=True, strict=True, description="Copy old weights so that the function is kept where it can be."
     )
     activation: Activation | None = Field(default=None, description="New activation: silu, relu, gelu, ...")
     norm: Literal["batch", "group", "layer", "instance"] | None = Field(default=None, description="New normalisation.")
+    groups: int | None = Field(
+        default=None, strict=True, ge=1, le=65536, description="Groups of a group norm; of a module, its option."
+    )
     module: str | None = Field(
         default=None, description="Node of the registry to put in place; other keys are its options."
     )
     name: NodeName | None = Field(default=None, description="Attribute name of that node; the old one where left out.")
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Options of the node as the recipe gives them."""
+        groups = {} if self.groups is None or self.module is None else {"groups": self.groups}
+        return {**super().options, **groups}
+
+    @property
     def target(self) -> str:
-        """What changes: ``conv`` (kernel, dilation), ``activation``, ``norm`` or ``module``."""
+        """What changes: ``conv`` (kernel, dilation, stride), ``activation``, ``norm`` or ``module``."""
         if self.module is not None:
             return "module"
         return "activation" if self.activation is not None else "norm" if self.norm is not None else "conv"
@@ -135,18 +145,20 @@ class Replace(_WithOptions):
     @model_validator(mode="after")
     def _one_change(self) -> Replace:
         given = [key for key in CHANGES if getattr(self, key) is not None]
-        if not given or (len(given) > 1 and set(given) != {"kernel", "dilation"}):
+        if not given or (len(given) > 1 and not set(given) <= {"kernel", "dilation", "stride"}):
             raise ValueError(f"needs one of {', '.join(CHANGES)}; {', '.join(given) or 'none'} given")
         if self.module is not None:
             _check_node(self.module, self.options)
-        extra = () if self.module is not None else self.options
+        extra = () if self.module is not None else self.model_extra or ()
         problems = [(key, _unknown_key(key, Replace.model_fields)) for key in extra]
         if self.kernel is not None and self.kernel % 2 == 0:
             problems.append(("kernel", f"{self.kernel} is even and would shift the map; use {self.kernel + 1}"))
         if self.activation is not None and self.activation not in ACTIVATIONS:
             problems.append(("activation", _unknown_word(self.activation, ACTIVATIONS)))
         if self.target != "conv" and "embed" in self.model_fields_set:
-            problems.append(("embed", "only kernel and dilation have weights to embed; leave it out"))
+            problems.append(("embed", "only kernel, dilation and stride have weights to embed; leave it out"))
+        if self.groups is not None and self.module is None and self.norm != "group":
+            problems.append(("groups", "only a group norm has groups; write norm: group, or leave it out"))
         if self.module is None and self.name is not None:
             problems.append(("name", "only a module takes a name; leave it out"))
         _raise(problems)

@@ -1,11 +1,11 @@
-"""Another kernel or dilation for a convolution; old weights are embedded so that the function stays where it can."""
+"""Another kernel, dilation or stride for a convolution; old weights keep the function where they can."""
 
 from __future__ import annotations
 
 import copy
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,16 +23,22 @@ Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 @make.register
 def _changed(new: OtherConv, old: nn.Module, *sources: nn.Module) -> nn.Module:
     assert isinstance(old, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    return changed(old, new.kernel, new.dilation, embed=new.embed, pad=new.pad)
+    return changed(old, new.kernel, new.dilation, new.stride, embed=new.embed, pad=new.pad)
 
 
 def changed(
-    old: Conv, kernel: Sequence[int], dilation: Sequence[int], *, embed: bool = True, pad: bool = True
+    old: Conv,
+    kernel: Sequence[int],
+    dilation: Sequence[int],
+    stride: Sequence[int] = (),
+    *,
+    embed: bool = True,
+    pad: bool = True,
 ) -> nn.Module:
-    """A convolution of the same class with another kernel and dilation.
+    """A convolution of the same class with another kernel, dilation and stride.
 
     Args:
-        kernel, dilation: per axis.
+        kernel, dilation, stride: per axis; the old stride where left out.
         embed: old weights go where they act on the same places; where dilation forbids that, into the middle. Else the
             new convolution starts with fresh weights.
         pad: the padding grows with the kernel, so that the map keeps its size; not for classes that pad by themselves.
@@ -44,6 +50,7 @@ def changed(
         raise Unfit(f"padding_mode {old.padding_mode} needs an odd kernel")
     new = copy.deepcopy(old)
     new.kernel_size, new.dilation = tuple(kernel), tuple(dilation)  # type: ignore[assignment]
+    new.stride = tuple(stride or old.stride)  # type: ignore[assignment]
     if pad:
         new.padding = _padding(old, kernel, dilation)  # type: ignore[assignment]
     set_border(new, _both_sides(new))
@@ -104,19 +111,27 @@ def _axes(conv: Conv) -> list[tuple[int, int]]:
     return list(zip(conv.dilation, conv.kernel_size, strict=True))
 
 
-def settled(
-    old: nn.Module, frames: Sequence[Frame], kernel: int | None, dilation: int | None, embed: bool
-) -> OtherConv:
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a convolution; None keeps what is there."""
+
+    kernel: int | None = None
+    dilation: int | None = None
+    stride: int | None = None
+    embed: bool = True
+
+
+def settled(old: nn.Module, frames: Sequence[Frame], wanted: Wanted) -> OtherConv:
     """The convolution that takes its place, tried on meta.
 
     Args:
         old: the convolution, on meta.
         frames: its recorded calls, (N, C, H, W) or of another rank.
-        kernel, dilation: what is asked for; None keeps what is there.
 
     Raises:
         Unfit: an even kernel, one larger than the map, or nothing that would change.
     """
+    kernel = wanted.kernel
     if type(old) is nn.Identity:
         raise Unfit("it was removed already")
     if not isinstance(old, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
@@ -128,19 +143,24 @@ def settled(
             f"its kernel is {shape}, and one of {kernel} would make it square; narrow with where: {{kernel: ...}}"
         )
     sizes = old.kernel_size if kernel is None else (kernel,) * rank
-    steps = old.dilation if dilation is None else (dilation,) * rank
-    _check(old, frames, sizes, steps)
+    steps = old.dilation if wanted.dilation is None else (wanted.dilation,) * rank
+    stride = () if wanted.stride is None or old.stride == (wanted.stride,) * rank else (wanted.stride,) * rank
+    _check(old, frames, sizes, steps, stride)
     for pad in (True, False):
-        new = OtherConv(tuple(sizes), tuple(steps), embed, pad)
+        new = OtherConv(tuple(sizes), tuple(steps), wanted.embed, pad, stride)
         if all(_gives(old, new, frame) for frame in frames):
             return new
     raise Unfit("its output would have another size")
 
 
-def _check(old: Conv, frames: Sequence[Frame], sizes: Sequence[int], steps: Sequence[int]) -> None:
-    if tuple(sizes) == tuple(old.kernel_size) and tuple(steps) == tuple(old.dilation):
-        raise Unfit(f"it has kernel {old.kernel_size[0]} and dilation {old.dilation[0]} already")
-    if any(size % 2 == 0 for size in sizes):
+def _check(
+    old: Conv, frames: Sequence[Frame], sizes: Sequence[int], steps: Sequence[int], stride: Sequence[int]
+) -> None:
+    if tuple(sizes) == tuple(old.kernel_size) and tuple(steps) == tuple(old.dilation) and not stride:
+        raise Unfit(
+            f"it has kernel {old.kernel_size[0]}, dilation {old.dilation[0]} and stride {old.stride[0]} already"
+        )
+    if any(size % 2 == 0 for size in sizes) and tuple(sizes) != tuple(old.kernel_size):
         raise Unfit(f"a kernel of {max(sizes)} is even and would shift the map")
     for frame in frames:
         space = frame.args[0].shape[-len(sizes) :]
@@ -152,19 +172,27 @@ def _check(old: Conv, frames: Sequence[Frame], sizes: Sequence[int], steps: Sequ
 
 
 def _gives(old: Conv, new: OtherConv, frame: Frame) -> bool:
+    """Whether the output has the size that the old kernel gives with the new stride."""
+    as_it_was = replace(new, kernel=old.kernel_size, dilation=old.dilation)
     try:
         with torch.no_grad():
             output = _changed(new, old).eval()(frame.args[0])
+            wanted = _changed(as_it_was, old).eval()(frame.args[0]) if new.stride else frame.output
     except Unfit:
         raise
     except (RuntimeError, ValueError):
         return False
-    return output.shape == frame.output.shape
+    return output.shape == wanted.shape
 
 
 def notes(old: nn.Module, new: OtherConv) -> tuple[str, ...]:
     """What a user should know: whether the function is kept."""
     assert isinstance(old, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    strided = (f"stride {old.stride[0]} -> {new.stride[0]}: the map behind it has another size",) if new.stride else ()
+    return (*strided, *_weight_notes(old, new))
+
+
+def _weight_notes(old: Conv, new: OtherConv) -> tuple[str, ...]:
     if not new.embed:
         return ("starts with fresh weights",)
     if not embeds_exactly(old, new.kernel, new.dilation):

@@ -41,7 +41,7 @@ def _activation(new: OtherActivation, old: nn.Module, *sources: nn.Module) -> nn
 
 @make.register
 def _norm(new: OtherNorm, old: nn.Module, *sources: nn.Module) -> nn.Module:
-    norm = _new_norm(new.norm, new.shape, new.axis, float(getattr(old, "eps", 1e-5)))
+    norm = _new_norm(new, float(getattr(old, "eps", 1e-5)))
     for name in ("weight", "bias"):
         mine, theirs = getattr(norm, name, None), getattr(old, name, None)
         if isinstance(mine, nn.Parameter) and isinstance(theirs, torch.Tensor) and mine.shape == theirs.shape:
@@ -70,19 +70,22 @@ def _without_norm(new: WithoutNorm, old: nn.Module, *sources: nn.Module) -> nn.M
     return copies[0] if len(copies) == 1 else nn.Sequential(*copies) if copies else nn.Identity()
 
 
-def is_norm_of(old: nn.Module, kind: str) -> bool:
-    """Whether a norm is of the kind ``batch``, ``group``, ``layer`` or ``instance`` already."""
-    return isinstance(old, _KINDS[kind])
+def is_norm_of(old: nn.Module, kind: str, groups: int | None = None) -> bool:
+    """Whether a norm is of the kind ``batch``, ``group``, ``layer`` or ``instance`` (with these groups) already."""
+    return isinstance(old, _KINDS[kind]) and groups in (None, getattr(old, "num_groups", None))
 
 
-def _new_norm(kind: str, shape: tuple[int, ...], axis: int, eps: float) -> nn.Module:
+def _new_norm(new: OtherNorm, eps: float) -> nn.Module:
+    kind, shape, axis = new.norm, new.shape, new.axis
     rank, channels = len(shape), shape[axis]
     if kind == "layer" and axis == rank - 1:
         return nn.LayerNorm(channels, eps=eps)
     if axis != 1:
         raise Unfit(f"its input holds the channels on axis {axis}, and a {kind} norm wants them on axis 1")
     if kind == "group":
-        return nn.GroupNorm(gcd(32, channels), channels, eps=eps)
+        if new.groups and channels % new.groups:
+            raise Unfit(f"{new.groups} groups do not divide its {channels} channels")
+        return nn.GroupNorm(new.groups or gcd(32, channels), channels, eps=eps)
     if kind == "layer":
         return LayerNorm2d(channels, eps=eps) if rank == 4 else _no_norm(kind, rank)
     kinds = _BATCH if kind == "batch" else _INSTANCE
