@@ -288,7 +288,7 @@ TABLE: tuple[Entry, ...] = (
         "efficient multi-scale attention across grouped channels",
         "Ouyang et al. 2023 (arXiv:2305.13563), its published code",
         options=frozenset({"groups"}),
-        defaults={"groups": 32},
+        defaults={"groups": None},
     ),
     _ours(
         "gam",
@@ -302,7 +302,7 @@ TABLE: tuple[Entry, ...] = (
         "shuffle attention: a channel and a spatial gate in each group, then a channel shuffle",
         "Zhang & Yang 2021 (arXiv:2102.00240), its published code",
         options=frozenset({"groups"}),
-        defaults={"groups": 64},
+        defaults={"groups": None},
     ),
     _ours(
         "triplet",

@@ -6,6 +6,7 @@ Every class takes a map and gives one of the same shape; none is bound to a heig
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import gcd
 from typing import Any
 
 import torch
@@ -140,8 +141,9 @@ def simam_attn(port: Port, *, e_lambda: float) -> nn.Module:
     return SimAM(e_lambda)
 
 
-def ema_attn(port: Port, *, groups: int) -> nn.Module:
-    """``EMA``; its groups must divide the channels."""
+def ema_attn(port: Port, *, groups: int | None) -> nn.Module:
+    """``EMA`` with 32 groups, as published, or as many as divide 32 and the channels."""
+    groups = groups or gcd(32, port.channels)
     divides(groups, port.channels, "channels", "groups")
     return EMA(port.channels, groups)
 
@@ -154,8 +156,9 @@ def gam_attn(port: Port, *, gate: str, kernel_size: int, **options: Any) -> nn.M
     return GAM(port.channels, options.get("rd_channels") or reduced, kernel_size, act, gate_class(gate))
 
 
-def shuffle_attn(port: Port, *, groups: int) -> nn.Module:
-    """``ShuffleAttention``; twice its groups must divide the channels."""
+def shuffle_attn(port: Port, *, groups: int | None) -> nn.Module:
+    """``ShuffleAttention`` with 64 groups, as published, or as many as divide 64 and half of the channels."""
+    groups = groups or gcd(64, port.channels // 2)
     if port.channels % (2 * groups):
         raise Unfit(f"groups {groups} need a multiple of {2 * groups} channels, and there are {port.channels}")
     return ShuffleAttention(port.channels, groups)

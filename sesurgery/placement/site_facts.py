@@ -44,19 +44,17 @@ def facts(
     axis = channel_axis(value)
     holder = block if block is not None else survey.module(path)
     own = layer.path if layer is not None else path
-    around = [survey.module(outer) for outer in outwards(own)[:-1] if _is_module(survey, outer)]
+    classes = _classes(survey, outwards(own)[:-1])
+    outside = classes if layer is None or layer.module is None else _classes(survey, outwards(own)[1:-1])
     of_module = rule is not None and rule.at.layer == "module"
     if of_module:
-        holder, around = around[0], around[1:]
-    classes = tuple(dict.fromkeys(type(module).__name__ for module in around))
-    itself = 0 if of_module or layer is None or layer.module is None else 1
-    outside = tuple(dict.fromkeys(type(module).__name__ for module in around[itself:]))
+        holder, classes = survey.module(own), ()
     kernel, stride = (
         _geometry(anatomy, block, layer) if rule is None or _asks(rule, "kernel", "stride") else (None,) * 2
     )
     return SiteFacts(
         paths=tuple(dict.fromkeys((survey.paths[holder], path, own, *names))),
-        types=(type(holder).__name__,) if of_module else (type(holder).__name__, *classes),
+        types=(type(holder).__name__, *classes),
         around=outside,
         stage=stage,
         stages=len(anatomy.stages),
@@ -70,12 +68,10 @@ def facts(
     )
 
 
-def _is_module(survey: Survey, path: str) -> bool:
-    try:
-        survey.module(path)
-    except AttributeError:  # an operation in the forward of its host
-        return False
-    return True
+def _classes(survey: Survey, paths: Iterable[str]) -> tuple[str, ...]:
+    """The classes of the modules at these paths; an operation in the forward of its host has a path, too."""
+    modules = (module for path in paths if (module := survey.by_path.get(path)) is not None)
+    return tuple(dict.fromkeys(type(module).__name__ for module in modules))
 
 
 def _asks(rule: Rule, *keys: str) -> bool:

@@ -30,7 +30,7 @@ from sesurgery.recipe.phrases import ORDINALS, PHRASES, ROLES, At, parse_at, phr
 from sesurgery.recipe.where import Where, as_value_error, says
 from sesurgery.words.registry import Registry
 
-CHANGES = ("kernel", "dilation", "stride", "activation", "norm", "module")
+CHANGES = ("kernel", "dilation", "activation", "norm", "module", "stride")
 NORMS = ("batch", "group", "layer", "instance")
 # What replace may name, by the key of what it changes; "module" names any layer.
 _TARGETS = {
@@ -156,7 +156,7 @@ class Replace(_WithOptions):
         if self.activation is not None and self.activation not in ACTIVATIONS:
             problems.append(("activation", _unknown_word(self.activation, ACTIVATIONS)))
         if self.target != "conv" and "embed" in self.model_fields_set:
-            problems.append(("embed", "only kernel, dilation and stride have weights to embed; leave it out"))
+            problems.append(("embed", "only kernel and dilation have weights to embed; leave it out"))
         if self.groups is not None and self.module is None and self.norm != "group":
             problems.append(("groups", "only a group norm has groups; write norm: group, or leave it out"))
         if self.module is None and self.name is not None:

@@ -157,9 +157,8 @@ def _check(
     old: Conv, frames: Sequence[Frame], sizes: Sequence[int], steps: Sequence[int], stride: Sequence[int]
 ) -> None:
     if tuple(sizes) == tuple(old.kernel_size) and tuple(steps) == tuple(old.dilation) and not stride:
-        raise Unfit(
-            f"it has kernel {old.kernel_size[0]}, dilation {old.dilation[0]} and stride {old.stride[0]} already"
-        )
+        kernel, dilation = old.kernel_size[0], old.dilation[0]
+        raise Unfit(f"it has kernel {kernel} and dilation {dilation} already, and stride {old.stride[0]}")
     if any(size % 2 == 0 for size in sizes) and tuple(sizes) != tuple(old.kernel_size):
         raise Unfit(f"a kernel of {max(sizes)} is even and would shift the map")
     for frame in frames:

@@ -66,6 +66,11 @@ class Survey:
         """The twin's module at ``path``."""
         return self.twin.get_submodule(path)
 
+    @functools.cached_property
+    def by_path(self) -> dict[str, nn.Module]:
+        """Every module by each of its paths."""
+        return {path: module for module, paths in self.mounts.items() for path in paths}
+
     def frame(self, module: nn.Module) -> Frame | None:
         """The first recorded call of ``module``; None where the forward never called it."""
         return self.probe.frames.get(module)

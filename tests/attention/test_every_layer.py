@@ -28,7 +28,7 @@ def test_it_keeps_the_shape_and_trains(name: str, layout: str, init: str) -> Non
     assert refusal(name, port, {"init": init}) is None
     node = build(name, port, {"init": init})
     assert all(parameter.requires_grad for parameter in node.parameters())
-    assert count(node) > 0
+    assert (count(node) > 0) is ((name, init) != ("simam", "paper"))
     for train in (True, False):
         assert node.train(train)(sample(port)).shape == port.shape
     check_all_gradients(node.train(), port)

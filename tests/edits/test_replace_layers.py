@@ -31,7 +31,10 @@ def test_every_activation_of_the_blocks_changes() -> None:
     surgery = replaced(net, "activation", activation="silu")
     assert [edit.path for edit in surgery.plan.edits] == ["blocks.0.act", "blocks.1.act"]
     assert all(type(surgery.model.get_submodule(edit.path)) is nn.SiLU for edit in surgery.plan.edits)
-    assert surgery.plan.edits[0].notes == ("called 2 times in one forward: exchanged once",)
+    assert surgery.plan.edits[0].notes == (
+        "the function changes: another activation",
+        "called 2 times in one forward: exchanged once",
+    )
     check_operated(net, surgery.model, torch.randn(2, 3, 32, 32))
     assert "it is a SiLU already" in reasons(surgery.model, "activation", activation="silu")
 

@@ -105,7 +105,7 @@ BAD_RECIPES = {
     "rules: [{replace: {kernel: 4}, at: conv}]": "rules[0].replace.kernel: 4 is even and would shift the map; use 5",
     "rules: [{replace: {kernel: 500}, at: conv}]": "rules[0].replace.kernel: 500 will not do",
     "rules: [{replace: {kernel: five}, at: conv}]": 'rules[0].replace.kernel: expected a whole number, not "five"',
-    "rules: [{replace: {}, at: conv}]": "needs one of kernel, dilation, activation, norm, module; none given",
+    "rules: [{replace: {}, at: conv}]": "needs one of kernel, dilation, activation, norm, module, stride; none given",
     "rules: [{replace: {kernel: 5, norm: group}, at: conv}]": "needs one of kernel, dilation, activation, norm, module",
     "rules: [{replace: {kernle: 5}, at: conv}]": "needs one of kernel",
     "rules: [{replace: {kernel: 5, dilatoin: 2}, at: conv}]": 'replace.dilatoin: unknown key; did you mean "dilation"?',
