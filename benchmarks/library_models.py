@@ -217,13 +217,13 @@ def _pretrainedmodels() -> dict[str, Maker]:
         def made() -> Made:
             import pretrainedmodels
 
-            side = 299 if "inception" in name or name in ("xception", "polynet") else 224
+            side = 299 if name in ("inceptionv4", "inceptionresnetv2", "xception") else 224
             return pretrainedmodels.__dict__[name](num_classes=1000, pretrained=None), (image(side),)
 
         return made
 
     names = "bninception inceptionv4 inceptionresnetv2 nasnetamobile dpn68 xception se_resnet50 fbresnet152 resnet18"
-    return {name: maker(name) for name in (names + " polynet densenet121 vgg11_bn").split()}
+    return {name: maker(name) for name in (names + " densenet121 vgg11_bn").split()}
 
 
 def _ultralytics() -> dict[str, Maker]:

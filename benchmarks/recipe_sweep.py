@@ -193,13 +193,13 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines.append(f"| {model} | " + " | ".join(shown) + " |")
     lines += ["", "## Failures", ""]
     lines += [f"- {row['model']}, {row['recipe']}: {row['crash']}" for row in crashes] or ["None."]
-    reasons = Counter(_reason(row["refused"]) for row in rows if "refused" in row)
+    reasons = Counter(refusal(row["refused"]) for row in rows if "refused" in row)
     lines += ["", "## The commonest reasons to refuse", ""]
     lines += [f"- {reason} ({count})" for reason, count in reasons.most_common(25)]
     return "\n".join(lines) + "\n"
 
 
-def _reason(refused: str) -> str:
+def refusal(refused: str) -> str:
     """Why, without the place and the model."""
     miss = refused.split("; sesurgery inspect")[0].split(" matched nothing in ")[-1].partition("; ")[2] or refused
     nearest = re.fullmatch(r"nearest miss: [^:]*: (.*)", miss)

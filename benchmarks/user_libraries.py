@@ -25,6 +25,7 @@ from typing import Any
 
 from library_models import LIBRARIES, make
 from machine import machine
+from recipe_sweep import refusal
 from runner import Runner, main
 
 HERE = Path(__file__).parent
@@ -173,6 +174,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines += ["| model | recipe | edits | routes | verified | one step | reverted | apply, verify (s) |"]
         lines += ["|---|---|--:|---|---|---|---|--:|"]
         lines += [_line(row) for row in group]
+    lines += ["", "## Why not `standard`", "", *_other_recipes(rows)]
     refusing = [row for row in rows if "refused" in row and "recipe" not in row]
     lines += ["", "## Refused, and why", ""]
     lines += [f"- `{row['model']}`: {_why(row['refused'])}" for row in refusing] or ["None."]
@@ -204,14 +206,33 @@ def _summary(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield f"Machine: {machine()}."
     yield ""
-    yield f"- Operated: {len(operated)} of {len(usable)} models, {sum(row['edits'] for row in operated):,} edits."
-    yield f"- Verified by `sesurgery.verify`: {sum(row['equal'] for row in operated)} of {len(operated)}."
+    routes = Counter[str]()
+    for row in operated:
+        routes.update(row["routes"])
+    ways = ", ".join(f"{route} {count:,}" for route, count in routes.most_common())
+    yield f"- Operated: {len(operated)} of {len(usable)} models, {routes.total():,} edits: {ways}."
+    cases = Counter(text.partition(" ")[0] for row in operated for text in row["cases"].values())
+    yield (
+        f"- Verified by `sesurgery.verify`: {sum(row['equal'] for row in operated)} of {len(operated)}; "
+        f"{cases['equal']:,} of {cases.total():,} cases equal bit for bit, the others not comparable (the original "
+        "fails in them, or differs from itself)."
+    )
     yield (
         f"- Trained one step, a gradient for every new parameter: "
         f"{sum(row['trained'].startswith('yes') for row in operated)} of {len(operated)}."
     )
     yield f"- Reverted to the same tensors, classes and attributes: {sum(row['reverted'] for row in operated)}."
     yield f"- Crashes: {sum('crash' in row for row in rows)}."
+
+
+def _other_recipes(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The reasons of the first recipe to refuse where another one was taken, with the models."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if "recipe" in row and RECIPES[0] in row["refused"]:
+            reasons.setdefault(refusal(row["refused"][RECIPES[0]]), []).append(row["model"])
+    for reason, models in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        yield f"- {reason}: {', '.join(f'`{name}`' for name in models)}"
 
 
 def _why(refused: dict[str, str]) -> str:
