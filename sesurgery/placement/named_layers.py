@@ -219,7 +219,7 @@ def _only_convolution(survey: Survey, module: nn.Module) -> Node | None:
     more = NORM_FUNCTIONS | ACTIVATION_FUNCTIONS
     others = any(
         function_name(node) in more
-        or (node.op == "call_module" and any(module.get_submodule(str(node.target)).parameters()))
+        or (node.op == "call_module" and any(True for _ in module.get_submodule(str(node.target)).parameters()))
         for node in nodes
     )
     return convolutions[0] if len(convolutions) == 1 and not others else None

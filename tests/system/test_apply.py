@@ -8,7 +8,8 @@ import pytest
 import timm
 import torch
 from checks import everything, recipe, se
-from networks import SIZE, lively, small_resnet
+from networks import SIZE, Residual, lively, small_resnet
+from torch import nn
 
 import sesurgery
 
@@ -113,3 +114,20 @@ def test_operated_resnet50_behaves_as_the_native_one() -> None:
     assert model.grad_checkpointing
     ours, theirs = dict(model.named_parameters()), dict(native.named_parameters())
     assert all(torch.equal(ours[name].grad, parameter.grad) for name, parameter in theirs.items())
+
+
+class Embedding(nn.Module):
+    """Has a weight of its own beside a layer, as the embeddings of vision transformers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.conv = nn.Parameter(torch.randn(1, 8, 1, 1)), nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + self.token
+
+
+def test_a_module_with_a_weight_of_its_own_is_no_convolution() -> None:
+    model = nn.Sequential(Embedding(), Residual(8))
+    plan = sesurgery.plan(model, "se-3x3", example_input=torch.randn(1, 3, 8, 8))
+    assert [edit.host for edit in plan.edits] == ["0", "1", "1"]
