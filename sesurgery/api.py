@@ -22,6 +22,7 @@ from sesurgery.plans import Cost, Inspection, Plan
 from sesurgery.recipe.recipe import load_recipe, override
 from sesurgery.recipe.rules import Recipe
 from sesurgery.recording.meta_copy import own_functions
+from sesurgery.recording.nested import sample_shapes
 from sesurgery.recording.recorder import has_own_forward
 from sesurgery.words.text import listed, reason
 
@@ -170,13 +171,15 @@ def inspect(
     if progress is not None:
         progress("looking at the model", 0, 1)
 
-    anatomy = rehearse(body, spec, example_input, input_size).look()
+    rehearsal = rehearse(body, spec, example_input, input_size)
+    anatomy = rehearsal.look()
     return Inspection(
         model=name_of(body, spec),
         stages=anatomy.stages,
         merges=anatomy.reported_merges(),
         untraced=(),
         traced=sum(1 for host, _ in anatomy.survey.hosts() if has_own_forward(host)),
+        inputs=sample_shapes(rehearsal.example),
     )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -39,7 +40,11 @@ class Cost(_Strict):
         items: operations by kind (``conv``, ``linear``, ``matmul`` in MACs; ``pool``, ``activation``, ``gate``,
             ``scale`` in elements).
         uncounted: elements of operations that count as no FLOPs, by operation (``batch_norm``, ``add``, ...).
-        bytes: memory of every leaf's output activation, in bytes.
+        activation_bytes: what a training step keeps for its backward pass: the memory of all that autograd saves, each
+            storage once, parameters and buffers left out, as if every parameter were trained. Counted in eval mode, so
+            without the masks of dropout. 0 where the model does not run with gradients.
+        weight_bytes: the tensors of the state_dict, shared ones once: the size of the file.
+        own: by path of a module what its own code and weights cost, without its children. It is no part of the JSON.
     """
 
     params: int
@@ -47,7 +52,35 @@ class Cost(_Strict):
     flops: int
     items: Mapping[str, int] = field(default_factory=dict)
     uncounted: Mapping[str, int] = field(default_factory=dict)
-    bytes: int = 0
+    activation_bytes: int = 0
+    weight_bytes: int = 0
+    own: Mapping[str, Cost] = field(default_factory=dict, compare=False, repr=False)
+
+    def by_module(self) -> dict[str, Cost]:
+        """What each module costs with all that is inside it, by path; ``""`` is the model. Empty for a cost from JSON.
+
+        >>> cost.by_module()["layer4"].macs
+        811018240
+        """
+        inside: dict[str, list[Cost]] = {}
+        for path, own in self.own.items():
+            names = path.split(".") if path else []
+            for depth in range(len(names) + 1):
+                inside.setdefault(".".join(names[:depth]), []).append(own)
+        return {path: added(costs) for path, costs in inside.items()}
+
+
+def added(costs: Iterable[Cost]) -> Cost:
+    """The sum of some costs."""
+    numbers = dict.fromkeys(("params", "macs", "flops", "activation_bytes", "weight_bytes"), 0)
+    items: Counter[str] = Counter()
+    uncounted: Counter[str] = Counter()
+    for cost in costs:
+        for key in numbers:
+            numbers[key] += getattr(cost, key)
+        items.update(cost.items)
+        uncounted.update(cost.uncounted)
+    return Cost(**numbers, items=dict(items), uncounted=dict(uncounted))
 
 
 @dataclass(frozen=True)
@@ -341,6 +374,7 @@ class Plan(_Strict):
         recipe: the recipe as used, overrides included (plain data).
         stages: how many stages the model has.
         before, after: costs, where they were computed.
+        inputs: the shapes of the sample that was looked at, without the axis of samples: one for each tensor.
     """
 
     model: str
@@ -351,10 +385,11 @@ class Plan(_Strict):
     stages: int = 0
     before: Cost | None = None
     after: Cost | None = None
+    inputs: tuple[tuple[int, ...], ...] = ()
 
     def to_json(self, indent: int | None = 2) -> str:
         """The plan as JSON text; ``Plan.from_json`` gives it back, equal."""
-        return json.dumps(self, indent=indent, sort_keys=True, default=vars)
+        return json.dumps(self, indent=indent, sort_keys=True, default=_fields)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -373,6 +408,11 @@ class Plan(_Strict):
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """Build a plan from plain data, the inverse of ``dataclasses.asdict``. Raises ``ValueError``, ``TypeError``."""
         return cls.from_json(json.dumps(data))
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """What JSON says of an object."""
+    return {key: item for key, item in vars(value).items() if not (key == "own" and isinstance(value, Cost))}
 
 
 @functools.cache
@@ -419,6 +459,7 @@ class Inspection:
 
     Attributes:
         traced: how many modules with a forward of their own were traced.
+        inputs: the shapes of the sample that was looked at, as in a plan.
     """
 
     model: str
@@ -426,3 +467,4 @@ class Inspection:
     merges: tuple[MergeInfo, ...]
     untraced: tuple[Untraced, ...]
     traced: int = 0
+    inputs: tuple[tuple[int, ...], ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from sesurgery.plans import Cost, Edit, Inspection, Plan
     from sesurgery.verification.result import Verification
 
+COST_KEYS = ("params", "macs", "flops", "activation_bytes", "weight_bytes")
 EDIT_KEYS = ("action", "path", "at", "stage", "block", "channels", "module", "route", "params", "macs", "notes")
 
 
@@ -26,6 +28,7 @@ def plan_data(plan: Plan, recipe: str, *, diffs: bool = False) -> dict[str, Any]
     data: dict[str, Any] = {
         "model": plan.model,
         "recipe": recipe,
+        "input_size": _size(plan.inputs),
         "edits": [_edit(edit) for edit in plan.edits],
         "skipped": [{"path": skip.path, "reason": skip.reason, "at": skip.at} for skip in plan.skipped],
         "before": _cost(plan.before),
@@ -63,10 +66,11 @@ def verification_data(verification: Verification) -> dict[str, Any]:
 
 
 def inspection_data(inspection: Inspection) -> dict[str, Any]:
-    """``model``, ``stages``, ``merges``, ``untraced`` and how many modules were ``traced``."""
+    """``model``, ``input_size``, ``stages``, ``merges``, ``untraced`` and how many modules were ``traced``."""
     untraced = [{"path": item.path, "class": item.cls, "reason": item.reason} for item in inspection.untraced]
     return {
         "model": inspection.model,
+        "input_size": _size(inspection.inputs),
         "stages": [dataclasses.asdict(stage) for stage in inspection.stages],
         "merges": [dataclasses.asdict(merge) for merge in inspection.merges],
         "untraced": untraced,
@@ -79,4 +83,9 @@ def _edit(edit: Edit) -> dict[str, Any]:
 
 
 def _cost(cost: Cost | None) -> dict[str, int] | None:
-    return None if cost is None else {"params": cost.params, "macs": cost.macs, "flops": cost.flops}
+    return None if cost is None else {key: getattr(cost, key) for key in COST_KEYS}
+
+
+def _size(shapes: Sequence[Sequence[int]]) -> Sequence[Any]:
+    """The size of one sample; of each tensor, where a model takes several."""
+    return list(shapes[0]) if len(shapes) == 1 else [list(shape) for shape in shapes]

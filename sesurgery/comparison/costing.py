@@ -1,4 +1,4 @@
-"""What every candidate of a grid costs: one recording of the model, and sums of layers."""
+"""What every candidate of a grid costs: one recording of the model, and one count of each operated copy."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import nn
 from sesurgery.comparison.budget import Limit
 from sesurgery.comparison.candidates import OWN, Candidate, Grid
 from sesurgery.comparison.rows import COSTS, Row
-from sesurgery.edits.driver import plan_step
+from sesurgery.edits.driver import Step, plan_step
 from sesurgery.errors import InputError, NothingMatchedError, UnknownNameError
 from sesurgery.models import zoo
 from sesurgery.planning.operation import drafted, rehearse
 from sesurgery.planning.planner import Progress
 from sesurgery.planning.rehearsal import Rehearsal, cost_with
-from sesurgery.plans import Cost, Edit, Insertion
+from sesurgery.plans import Cost, Edit
 from sesurgery.recipe.recipe import override, to_data
 from sesurgery.recipe.rules import Recipe
 from sesurgery.recipe.selectors import parse_stages
@@ -42,7 +42,7 @@ class Costing:
     spec: zoo.ModelSpec | None
     example: Any = None
     size: Any = None
-    _steps: dict[str, tuple[Edit, ...]] = field(default_factory=dict)
+    _steps: dict[str, Step] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rehearsal: Rehearsal = rehearse(self.model, self.spec, self.example, self.size)
@@ -75,14 +75,18 @@ class Costing:
         key = everywhere.name
         if key not in self._steps:
             with LOCK:
-                self._steps[key] = plan_step(self.anatomy, recipe_of(everywhere).rules[0], 0).edits
-        edits = self._steps[key]
+                self._steps[key] = plan_step(self.anatomy, recipe_of(everywhere).rules[0], 0)
+        step = self._steps[key]
+        edits = step.edits
         if candidate.stages not in (OWN, "all"):
             chosen = parse_stages(candidate.stages, self.stages)
             edits = tuple(edit for edit in edits if edit.stage in chosen)
-        if not all(isinstance(edit.change, Insertion) for edit in edits):
+        hosts = {edit.host for edit in edits}
+        if any(edit.host in hosts and edit not in edits for edit in step.edits):
             return self._planned(recipe_of(candidate))
-        return edits, cost_with(self.rehearsal.survey, edits)
+        if not edits:
+            return edits, self.rehearsal.cost()
+        return edits, cost_with(self.rehearsal.survey, [each for each in step.actions if each.host in hosts])
 
     def _planned(self, recipe: Recipe) -> tuple[tuple[Edit, ...], Cost]:
         plan = drafted(self.model, self.spec, recipe, self.rehearsal.example, None, None).plan

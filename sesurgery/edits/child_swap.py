@@ -22,7 +22,7 @@ from sesurgery.plans import AttentionLayer, Diff, Edit, OtherConv, Skip, Substit
 from sesurgery.recipe.rules import Rule
 from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.costs import measure, parameters
-from sesurgery.recording.nested import shapes_in
+from sesurgery.recording.nested import batch_of, shapes_in
 from sesurgery.recording.recorder import Frame, has_own_forward
 from sesurgery.substitutes.registry import Build, on_meta
 from sesurgery.tracing.survey import Survey
@@ -146,14 +146,18 @@ def swap(
         path,
         SwapChild(tuple(Swap(place, digest(olds[place]), each) for place, each in wanted.items())),
         module or type(news[path]).__name__,
-        params=sum(parameters(news[place]) - parameters(olds[place]) for place in wanted),
-        macs=sum(_macs(survey, news[place], olds[place]) for place in wanted),
+        *difference(survey, {olds[place]: news[place] for place in wanted}),
         notes=(*notes, *again),
     )
 
 
-def _macs(survey: Survey, new: nn.Module, old: nn.Module) -> int:
-    return sum(measure(new, *frame.args).macs - measure(old, *frame.args).macs for frame in frames_of(survey, old))
+def difference(survey: Survey, exchanged: Mapping[nn.Module, nn.Module]) -> tuple[int, int]:
+    """Parameters, and MACs for one sample, that modules bring in the place of others, in all their calls."""
+    params = macs = 0
+    for old, new in exchanged.items():
+        params += parameters(new) - parameters(old)
+        macs += sum(measure(new, *frame.args).macs - measure(old, *frame.args).macs for frame in frames_of(survey, old))
+    return params, macs // batch_of(survey.args)
 
 
 def try_out(survey: Survey, news: Mapping[str, nn.Module]) -> None:

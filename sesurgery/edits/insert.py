@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.layer_kinds import drops
-from sesurgery.edits.child_swap import digest
+from sesurgery.edits.child_swap import difference, digest
 from sesurgery.edits.kinds import Proposal, Target, edit_kind
 from sesurgery.errors import Unfit
 from sesurgery.operating.backup import mark_of
@@ -23,9 +23,11 @@ from sesurgery.placement.sites import Site, place_of
 from sesurgery.plans import AttentionLayer, Cost, Skip, Swap, SwapChild
 from sesurgery.recipe.rules import Insert, Rule
 from sesurgery.recording.costs import measured
+from sesurgery.recording.nested import batch_of
 from sesurgery.substitutes.registry import on_meta
 from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import join
+from sesurgery.words.text import reason
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,17 @@ class InsertKind:
         if present is not None and rule.if_present == "refuse":
             raise Unfit(f"already has attention: {present}; use if_present: stack | replace")
         layer = layer_of(edit.module, port, options)
-        cost = layer_cost(survey, layer)
+        params, macs = layer_cost(survey, layer, site.host, site.value)
         if present is not None and rule.if_present == "replace":
             path = join(target.holder, present)
             change, host = _swapped(survey, path, layer), survey.module(path.rpartition(".")[0])
+            old = survey.module(path)
+            params, macs = difference(survey, {old: on_meta(layer, old)})
         else:
             change, host, name = insertion(survey, site, spot.ordinal, edit, layer, spot.names)
             path = join(survey.paths[host], name)
         notes = (*notes_on(survey, host, change, path.rpartition(".")[2]), *size_notes(layer))
-        return Proposal(path, change, layer.module, cost.params, cost.macs, notes)
+        return Proposal(path, change, layer.module, params, macs, notes)
 
 
 def _swapped(survey: Survey, path: str, layer: AttentionLayer) -> SwapChild:
@@ -91,13 +95,28 @@ def _swapped(survey: Survey, path: str, layer: AttentionLayer) -> SwapChild:
     return SwapChild((Swap(path, digest(old), layer),))
 
 
-def layer_cost(survey: Survey, layer: AttentionLayer) -> Cost:
-    """The cost of a layer on the activation that it was settled for."""
-    key = ("layer", layer.module, layer.shape, layer.axis, repr(sorted(layer.options.items())))
+def layer_cost(survey: Survey, layer: AttentionLayer, host: nn.Module, value: Node) -> tuple[int, int]:
+    """Parameters of a layer, and its MACs for one sample: on the activation ``value`` of every call of ``host``."""
+    shapes = [layer.shape]
+    if survey.probe.calls.get(host, 0) > 1:
+        nodes = (node for frame in survey.frames[host] if frame.graph for node in frame.graph.nodes)
+        shapes = [tuple(node.meta["val"].shape) for node in nodes if node.name == value.name]
+    costs = [_cost_on(survey, layer, shape) for shape in shapes]
+    return costs[0].params, sum(cost.macs for cost in costs) // batch_of(survey.args)
+
+
+def _cost_on(survey: Survey, layer: AttentionLayer, shape: tuple[int, ...]) -> Cost:
+    """The cost of a layer on an activation of this shape; raises ``Unfit`` where it does not bear it."""
+    key = ("layer", layer.module, layer.shape, layer.axis, repr(sorted(layer.options.items())), shape)
     if key not in survey.memo:
-        output, cost = measured(on_meta(layer, None), torch.empty(layer.shape, device="meta"))
-        if getattr(output, "shape", None) != layer.shape:
-            raise Unfit(f"{layer.module} does not give the shape that it takes, {layer.shape}")
+        try:
+            output, cost = measured(on_meta(layer, None), torch.empty(shape, device="meta"))
+        except Exception as error:
+            if shape == layer.shape:
+                raise
+            raise Unfit(f"{layer.module} fails in another call of its host, on {shape}: {reason(error)}") from None
+        if getattr(output, "shape", None) != shape:
+            raise Unfit(f"{layer.module} does not give the shape that it takes, {shape}")
         survey.memo[key] = cost
     return survey.memo[key]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.fx import Node
 from torch.fx.node import map_arg
 
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.dataflow import added, weight_layers
 from sesurgery.anatomy.merges import Merge
+from sesurgery.edits.insert import layer_cost
 from sesurgery.edits.insert_code import method_diffs, name_of
 from sesurgery.edits.kinds import Proposal
 from sesurgery.errors import Unfit
@@ -20,10 +20,12 @@ from sesurgery.operating.actions import Action, SetChild, SetMethods
 from sesurgery.operating.compiled_method import EditedMethod
 from sesurgery.operating.edited_class import merged
 from sesurgery.plans import AttentionLayer, BypassGate, Diff, Edit, Identity
-from sesurgery.recording.costs import CountingMode, measure, parameters
+from sesurgery.recording.costs import CountingMode, parameters
+from sesurgery.recording.nested import batch_of
 from sesurgery.rewriting.graph_edits import Bypass, bypassed
 from sesurgery.rewriting.trial import without_gates
-from sesurgery.substitutes.registry import Build, on_meta
+from sesurgery.substitutes.registry import Build
+from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import join
 
 
@@ -34,7 +36,7 @@ class Stripped:
     Attributes:
         methods: edited, with those of earlier operations.
         spare: children of the host that no forward calls any more.
-        macs: multiply-accumulates of what goes.
+        macs: multiply-accumulates of what goes, for one sample.
     """
 
     methods: tuple[EditedMethod, ...]
@@ -50,14 +52,14 @@ def bypass(anatomy: Anatomy, gate: Merge, layer: AttentionLayer | None = None, n
     params = -sum(parameters(host.get_submodule(spare)) for spare in stripped.spare)
     macs, end = -stripped.macs, "without it"
     if layer is not None:
-        cost = measure(on_meta(layer, None), torch.empty(layer.shape, device="meta"))
-        params, macs, end = params + cost.params, macs + cost.macs, "to call a module"
+        more, work = layer_cost(survey, layer, host, gate.node)
+        params, macs, end = params + more, macs + work, "to call a module"
     return Proposal(
         join(survey.paths[host], name or gate.node.name),
         BypassGate(gate.node.name, layer),
         "Identity" if layer is None else layer.module,
         params,
-        macs * max(1, survey.probe.calls.get(host, 1)),
+        macs,
         (f"a gate written in the forward: the forward is rewritten {end}",),
     )
 
@@ -95,7 +97,7 @@ def strip_host(anatomy: Anatomy, host: nn.Module, products: Sequence[tuple[str, 
     kept = {str(node.target) for node in after.nodes if node.op == "call_module"}
     gone = [node for node in traced.graph.nodes if node.name not in left]
     spare = {str(node.target) for node in gone if node.op == "call_module"} - kept
-    return Stripped(methods, tuple(sorted(spare)), _macs(host, gone))
+    return Stripped(methods, tuple(sorted(spare)), _macs(survey, host, {node.name for node in gone}))
 
 
 def _gates(anatomy: Anatomy, host: nn.Module) -> dict[str, Merge]:
@@ -109,10 +111,11 @@ def _bypass(gate: Merge, name: str | None) -> Bypass:
     return Bypass(gate.node.name, gated.name, name)
 
 
-def _macs(host: nn.Module, nodes: Sequence[Node]) -> int:
-    """What the nodes cost, run once more."""
+def _macs(survey: Survey, host: nn.Module, names: set[str]) -> int:
+    """What the nodes of these names cost in all calls of the host, run once more, for one sample."""
+    graphs = [frame.graph for frame in survey.frames[host] if frame.graph is not None]
     with torch.no_grad(), torch.device("meta"), CountingMode() as mode:
-        for node in nodes:
+        for node in (node for graph in graphs for node in graph.nodes if node.name in names):
             if not (node.op == "call_module" or weight_layers(node, host.get_submodule)):
                 continue
             args = map_arg(node.args, lambda source: source.meta["val"])
@@ -121,7 +124,7 @@ def _macs(host: nn.Module, nodes: Sequence[Node]) -> int:
                 host.get_submodule(str(node.target))(*args, **kwargs)
             elif node.op == "call_function":
                 node.target(*args, **kwargs)  # type: ignore[operator]
-    return mode.macs
+    return mode.macs // batch_of(survey.args)
 
 
 def bypass_actions(anatomy: Anatomy, host: nn.Module, edits: Sequence[Edit]) -> tuple[list[Action], list[Diff]]:

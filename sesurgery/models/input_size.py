@@ -41,7 +41,8 @@ def _image(numbers: Shape, where: str) -> Shape:
     height, width = (numbers * 2)[:2]
     if len(numbers) == 2 and height <= _CHANNELS:
         problem = f"two numbers are height and width, and {height} is no height"
-        raise InputError(problem, where=where, remedy=f"{_REMEDY}; in Python, a tuple is taken as it stands")
+        meant = _REMEDY.replace("3,224,224", f"{height},{width},{width}")
+        raise InputError(problem, where=where, remedy=f"{meant}; in Python, a tuple is taken as it stands")
     return numbers if len(numbers) > 2 else (3, height, width)
 
 

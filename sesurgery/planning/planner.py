@@ -17,6 +17,7 @@ from sesurgery.plans import Cost, Diff, Edit, Plan, Skip
 from sesurgery.recipe.recipe import to_data
 from sesurgery.recipe.rules import Recipe
 from sesurgery.recipe.selectors import parse_stages
+from sesurgery.recording.nested import sample_shapes
 from sesurgery.tracing.trace import LOCK
 
 Progress = Callable[[str, int, int], None]
@@ -63,9 +64,10 @@ def draft(rehearsal: Rehearsal, recipe: Recipe, name: str, report: Progress) -> 
     if not rehearsal.edits:
         raise nothing_matched(recipe.name, name, rehearsal.look(), skips)
     report("counting the costs", total - 1, total)
-    after = rehearsal.cost_of_insertions() or rehearsal.cost()
+    after = rehearsal.cost()
     edits = with_structural_costs(rehearsal.edits, before, after)
-    plan = Plan(name, to_data(recipe), edits, tuple(skips), folded(rehearsal.diffs), stages, before, after)
+    inputs = sample_shapes(rehearsal.example)
+    plan = Plan(name, to_data(recipe), edits, tuple(skips), folded(rehearsal.diffs), stages, before, after, inputs)
     report("done", total, total)
     return Draft(plan, rehearsal.actions, rehearsal.example)
 
@@ -84,7 +86,8 @@ def replay(rehearsal: Rehearsal, plan: Plan, report: Progress) -> Draft:
     report("counting the costs", 1, 2)
     after = rehearsal.cost()
     report("done", 2, 2)
-    return Draft(replace(plan, before=before, after=after), rehearsal.actions, rehearsal.example)
+    costed = replace(plan, before=before, after=after, inputs=sample_shapes(rehearsal.example))
+    return Draft(costed, rehearsal.actions, rehearsal.example)
 
 
 def with_structural_costs(edits: tuple[Edit, ...], before: Cost, after: Cost) -> tuple[Edit, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +12,11 @@ from torch import nn
 
 from sesurgery.anatomy.anatomy import Anatomy, dissect
 from sesurgery.edits.driver import Step
-from sesurgery.edits.insert import layer_cost
 from sesurgery.operating.actions import Action
 from sesurgery.operating.perform import perform
-from sesurgery.plans import Cost, Diff, Edit, Insertion
-from sesurgery.recording.costs import plus
-from sesurgery.recording.recorder import run
+from sesurgery.plans import Cost, Diff, Edit
+from sesurgery.recording.meta_copy import twin_of
+from sesurgery.recording.recorder import count
 from sesurgery.tracing.survey import Survey, survey
 from sesurgery.tracing.trace import LOCK
 
@@ -40,7 +41,7 @@ class Rehearsal:
         self.survey: Survey = survey(model, args, fresh)
         self.steps: list[Step] = []
         self._anatomy: Anatomy | None = None
-        self._waiting = Step()
+        self._waiting, self._stale = Step(), False
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -59,11 +60,11 @@ class Rehearsal:
 
     def look(self) -> Anatomy:
         """What the copy is made of, behind the steps so far."""
-        if self._waiting.actions:
-            self._catch_up()
+        self._catch_up()
+        if self._stale:
             body = self.survey.body
             self.survey = survey(self.survey.twin, self.survey.args, None if body is None else lambda: body)
-            self._anatomy = None
+            self._anatomy, self._stale = None, False
         if self._anatomy is None:
             self._anatomy = dissect(self.survey)
         return self._anatomy
@@ -75,36 +76,32 @@ class Rehearsal:
 
     def cost(self) -> Cost:
         """The cost of the copy as it is, from a forward of its own where a step has changed it."""
-        if not self.actions:
-            return self.survey.cost
         self._catch_up()
+        if not self._stale:
+            return self.survey.cost
         body = self.survey.twin if self.survey.body is None else self.survey.body
-        try:
-            return run(body, self.survey.args, labels=False, device=False).cost
-        except Exception:  # tensors that the forward makes have to lie where the input does
-            return run(body, self.survey.args, labels=False).cost
-
-    def cost_of_insertions(self) -> Cost | None:
-        """The same cost by addition, where all there is is one step that puts in layers; else None.
-
-        A layer keeps the shape, so everything else costs what it did.
-        """
-        edits = self._waiting.edits
-        if len(self.steps) != 1 or not all(isinstance(edit.change, Insertion) for edit in edits):
-            return None
-        return cost_with(self.survey, edits)
+        return counted(body, self.survey.args)
 
     def _catch_up(self) -> None:
+        if not self._waiting.actions:
+            return
         with LOCK, torch.random.fork_rng(devices=[]):
             for copy in filter(None, (self.survey.twin, self.survey.body)):
                 perform(copy, self._waiting.actions)
-        self._waiting = Step()
+        self._waiting, self._stale = Step(), True
 
 
-def cost_with(survey: Survey, edits: Iterable[Edit]) -> Cost:
-    """The cost of a model with layers put in, by addition: layers keep shapes, so all else costs what it did."""
-    total = survey.cost
-    for edit in edits:
-        assert isinstance(edit.change, Insertion)
-        total = plus(total, layer_cost(survey, edit.change.layer), survey.probe.calls.get(survey.module(edit.host), 1))
-    return total
+def cost_with(survey: Survey, actions: Sequence[Action]) -> Cost:
+    """The cost of a model behind some actions, from a forward of a copy of its own."""
+    with LOCK, torch.random.fork_rng(devices=[]):
+        body = twin_of(survey.twin, survey.hooked) if survey.body is None else copy.deepcopy(survey.body)
+        perform(body, actions)
+    return counted(body, survey.args)
+
+
+def counted(body: nn.Module, args: tuple[Any, ...]) -> Cost:
+    """The cost of a private copy. Tensors that its forward makes may have to lie where the input does."""
+    for device, gradients in ((False, True), (True, True)):
+        with contextlib.suppress(Exception):
+            return count(body, args, device=device, gradients=gradients)
+    return count(body, args, gradients=False)

@@ -42,6 +42,7 @@ __all__ = [
     "packet",
     "pytree",
     "same_convolution",
+    "saved_buffers",
     "set_border",
     "storage_of",
     "unwrapped",
@@ -90,3 +91,9 @@ def same_convolution(kind: type[Conv], other: type[Conv]) -> bool:
 def storage_of(tensor: Tensor) -> int:
     """The memory that a tensor shares with its views, as a number; also on ``meta``, where no address tells it."""
     return tensor.untyped_storage()._cdata
+
+
+def saved_buffers(module: nn.Module) -> list[Tensor | None]:
+    """The buffers of a module's own that its state_dict holds."""
+    left_out = module._non_persistent_buffers_set
+    return [buffer for name, buffer in module._buffers.items() if name not in left_out]

@@ -1,24 +1,27 @@
-"""Parameters, MACs, FLOPs and activation memory of one forward pass.
+"""Parameters, MACs, FLOPs and memory of one forward pass.
 
 MACs come from torch's own registry of FLOP formulas, so they equal ``torch.utils.flop_counter.FlopCounterMode / 2``.
 FLOPs are ``2 * MACs`` plus one per element of pooling (elements read), activation, gate and scaling (elements written).
 Counting happens on aten operations, so the same squeeze-and-excitation costs the same however it is written.
 What counts as no FLOPs (norms, additions, copies) is named with its number of elements, not passed over.
+Activation bytes are what autograd keeps: the pass runs with gradients, and torch says itself what each operation saves.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import flop_registry
 
-from sesurgery.plans import Cost
+from sesurgery.plans import Cost, added
 from sesurgery.recording.channel_axes import propagate
-from sesurgery.recording.compat import TorchDispatchMode, packet
+from sesurgery.recording.compat import TorchDispatchMode, packet, saved_buffers, storage_of
 from sesurgery.recording.fast_shapes import quick_result
 from sesurgery.recording.nested import tensors_in
 
@@ -78,20 +81,61 @@ class Origins:
         return list(sources.values())
 
 
-class CountingMode(TorchDispatchMode):
-    """Counts the operations that run under it and, unless told not to, labels the channel axes of what they give.
+class Tally:
+    """What one module's own code cost so far.
 
     Attributes:
         items: MACs by ``conv | linear | matmul``, elements by ``pool | activation | gate | scale``.
         uncounted: elements of operations that count as no FLOPs, by operation.
+        kept: bytes that autograd keeps for the backward pass.
+    """
+
+    __slots__ = ("items", "kept", "uncounted")
+
+    def __init__(self) -> None:
+        self.items: Counter[str] = Counter()
+        self.uncounted: Counter[str] = Counter()
+        self.kept = 0
+
+    def share(self, samples: int) -> None:
+        """What one of so many samples cost."""
+        for counts in (self.items, self.uncounted):
+            counts.update({kind: number // samples - number for kind, number in counts.items()})
+        self.kept //= samples
+
+
+class CountingMode(TorchDispatchMode):
+    """Counts the operations that run under it and, unless told not to, labels the channel axes of what they give.
+
+    Attributes:
+        tally: of the module whose code runs; :meth:`enter` says which one does.
+        kept: what autograd keeps meanwhile, where that is counted as well.
     """
 
     def __init__(self, labels: bool = True) -> None:
         super().__init__()
         self.labels = labels
-        self.items: Counter[str] = Counter()
-        self.uncounted: Counter[str] = Counter()
         self.origins = Origins()
+        self.kept: KeptBytes | None = None
+        self.tally = Tally()
+        self.tallies: dict[nn.Module | None, Tally] = {None: self.tally}
+
+    def enter(self, module: nn.Module) -> Tally:
+        """The code of ``module`` runs now. Returns the tally of the code that ran before, to be put back."""
+        before = self.tally
+        tally = self.tallies.get(module)
+        if tally is None:
+            tally = self.tallies[module] = Tally()
+        self.tally = tally
+        return before
+
+    def called(self, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """``forward(*args, **kwargs)``, counted for ``module``."""
+        before = self.enter(module)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self.tally = before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operation = packet(func)
@@ -100,59 +144,150 @@ class CountingMode(TorchDispatchMode):
         if output is None:
             output = func(*args, **(kwargs or {}))
         self._count(operation, name, args, kwargs or {}, output)
+        if self.kept is not None and name in _ATTENTION:
+            self.kept.saw(name, args, output)
         if self.labels:
             propagate(name, args, output)
             self.origins.note(args, output)
         return output
 
     def _count(self, operation: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:
+        items = self.tally.items
         formula = flop_registry.get(operation)
         if formula is not None:
-            self.items[_MAC_KINDS.get(name, "matmul")] += _flops(formula, args, kwargs, output) // 2
+            items[_MAC_KINDS.get(name, "matmul")] += _flops(formula, args, kwargs, output) // 2
             return
         base = name.rstrip("_")
         if base in _FREE:
             return
         if base in _POOL:
-            self.items["pool"] += args[0].numel()
+            items["pool"] += args[0].numel()
+            return
+        if base == "_scaled_dot_product_flash_attention_for_cpu":  # torch has formulas for those of GPUs only
+            scores = args[0].shape[:-1].numel() * args[1].shape[-2]
+            items["matmul"] += scores * (args[1].shape[-1] + args[2].shape[-1])
+            items["activation"] += scores
             return
         written = _first_tensor(output)
         elements = 0 if written is None else written.numel()
         if base in _ACTIVATION:
-            self.items["activation"] += elements
+            items["activation"] += elements
         elif base in _GATE:
-            self.items["gate"] += elements
+            items["gate"] += elements
         elif base in _SCALE:
-            self.items["scale"] += elements
+            items["scale"] += elements
         elif elements:
-            self.uncounted[_NORM.get(base, base)] += elements
+            self.tally.uncounted[_NORM.get(base, base)] += elements
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates counted so far."""
-        return sum(self.items[kind] for kind in ("conv", "linear", "matmul"))
+        return sum(_macs(tally.items) for tally in self.tallies.values())
 
-    @property
-    def flops(self) -> int:
-        """``2 * macs`` plus one per element of pooling, activation, gate and scaling."""
-        return 2 * self.macs + sum(self.items[kind] for kind in ("pool", "activation", "gate", "scale"))
+    def cost(self, model: nn.Module, samples: int = 1) -> Cost:
+        """What was counted for one of the samples, with the sizes of ``model``: in all, and for each module alone."""
+        weights = sizes(model)
+        for tally in self.tallies.values() if samples > 1 else ():
+            tally.share(samples)
+        own = {"": _cost(self.tallies[None], 0, 0)}  # what ran in no module's forward
+        for path, module in model.named_modules():
+            tally = self.tallies.get(module)
+            params, size = weights.get(module, (0, 0))
+            if tally is not None or params or size:
+                part = _cost(tally or Tally(), params, size)
+                own[path] = part if path else added((own[""], part))
+        return replace(added(own.values()), own=own)
 
-    def cost(self, params: int, activation_bytes: int = 0) -> Cost:
-        """What was counted, as a :class:`~sesurgery.plans.Cost`."""
-        return Cost(params, self.macs, self.flops, dict(self.items), dict(self.uncounted), activation_bytes)
+
+class KeptBytes(saved_tensors_hooks):
+    """What autograd keeps for the backward pass of a forward that runs in this context: each storage once.
+
+    Parameters and buffers are left out. Attention counts as what torch's fused kernels keep: on ``meta`` it is written
+    out, and the scores would be kept too.
+    """
+
+    def __init__(self, model: nn.Module, counting: CountingMode) -> None:
+        super().__init__(self._pack, lambda tensor: tensor)
+        self.counting = counting
+        self._kept: dict[int, tuple[torch.Tensor, Tally | None]] = {}
+        for weight in (*model.parameters(), *model.buffers()):
+            self._keep(weight, None)
+        self._scaled: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._keep(tensor, self.counting.tally)
+        return tensor
+
+    def _keep(self, tensor: torch.Tensor, tally: Tally | None) -> None:
+        """The tensors stay, so that no other gets their memory, by which they are known."""
+        if tensor.layout == torch.strided:
+            self._kept.setdefault(storage_of(tensor), (tensor, tally))
+
+    def saw(self, name: str, args: Any, output: Any) -> None:
+        """An operation of those that torch writes attention with: scale the queries, scale the keys, softmax."""
+        if name == "mul":
+            if not isinstance(args[1], torch.Tensor):
+                self._scaled = [*self._scaled[-1:], (output, args[0])]
+        elif args[0].is_meta and args[0].ndim == 4 and len(self._scaled) == 2 and not _learns_bias(args[0]):
+            for scaled, plain in self._scaled:
+                self._kept[storage_of(scaled)] = scaled, None
+                self._keep(plain, self.counting.tally)
+            self._kept[storage_of(output)] = output, None
+            self.counting.tally.kept += 4 * output.shape[:-1].numel()  # the log of each row's sum
+
+    def __exit__(self, *raised: object) -> None:
+        """Put the bytes into the tallies and let go of all: autograd's graph holds this object, out of gc's sight."""
+        super().__exit__(*raised)
+        for tensor, tally in self._kept.values():
+            if tally is not None:
+                tally.kept += tensor.untyped_storage().nbytes()
+        self._kept, self._scaled = {}, []
+        del self.counting
+
+
+_ATTENTION = frozenset(("mul", "_safe_softmax"))
+
+
+def _learns_bias(scores: torch.Tensor) -> bool:
+    """Whether scores have a learned bias added to them: torch's kernels for the CPU do not fuse that."""
+    function = scores.grad_fn
+    terms = function.next_functions if function is not None and function.name().startswith("Add") else ()
+    return len(terms) > 1 and terms[1][0] is not None
+
+
+def _macs(items: Mapping[str, int]) -> int:
+    return items.get("conv", 0) + items.get("linear", 0) + items.get("matmul", 0)
+
+
+def _cost(tally: Tally, params: int, weight_bytes: int) -> Cost:
+    """``2 * macs`` FLOPs plus one per element of pooling, activation, gate and scaling."""
+    items, macs = dict(tally.items), _macs(tally.items)
+    flops = 2 * macs + sum(items.get(kind, 0) for kind in ("pool", "activation", "gate", "scale"))
+    return Cost(params, macs, flops, items, dict(tally.uncounted), tally.kept, weight_bytes)
+
+
+def sizes(model: nn.Module) -> dict[nn.Module, tuple[int, int]]:
+    """Parameters and bytes of state of each module's own, by storage: what is shared counts for the first."""
+    seen: set[Any] = set()
+    table: dict[nn.Module, tuple[int, int]] = {}
+    for module in model.modules():
+        params = size = 0
+        state = [(tensor, True) for tensor in module._parameters.values()]
+        state += [(tensor, False) for tensor in saved_buffers(module)]
+        for tensor, is_parameter in state:
+            if tensor is None or (key := (storage_of(tensor), tensor.storage_offset(), tensor.shape)) in seen:
+                continue
+            seen.add(key)
+            params += tensor.numel() * is_parameter
+            size += tensor.numel() * tensor.element_size()
+        if size:
+            table[module] = params, size
+    return table
 
 
 def parameters(model: nn.Module) -> int:
     """Number of parameters, by storage: a shared one counts once."""
-    seen: set[Any] = set()
-    total = 0
-    for parameter in model.parameters():
-        storage = parameter.untyped_storage()
-        key = id(parameter) if parameter.is_meta else (storage.data_ptr(), parameter.storage_offset(), parameter.shape)
-        if key not in seen:
-            seen.add(key)
-            total += parameter.numel()
-    return total
+    return sum(params for params, _ in sizes(model).values())
 
 
 def measure(module: nn.Module, *args: Any) -> Cost:
@@ -161,30 +296,10 @@ def measure(module: nn.Module, *args: Any) -> Cost:
 
 
 def measured(module: nn.Module, *args: Any) -> tuple[Any, Cost]:
-    """What ``module(*args)`` gives, run without gradients, and its cost."""
-    with torch.no_grad(), CountingMode() as mode, _LeafBytes(module) as memory:
+    """What ``module(*args)`` gives, run without gradients, and its cost. What autograd would keep is not counted."""
+    with torch.no_grad(), CountingMode() as mode:
         output = module(*args)
-    return output, mode.cost(parameters(module), memory.total)
-
-
-class _LeafBytes:
-    """Adds up the outputs of a module's leaves while it runs."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.leaves = [part for part in module.modules() if not any(True for _ in part.children())]
-        self.total = 0
-
-    def __enter__(self) -> _LeafBytes:
-        self.handles = [leaf.register_forward_hook(self._add) for leaf in self.leaves]
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _add(self, module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor):
-            self.total += output.numel() * output.element_size()
+    return output, mode.cost(module)
 
 
 def _flops(formula: Any, args: Any, kwargs: Any, output: Any) -> int:
@@ -199,23 +314,6 @@ def _flops(formula: Any, args: Any, kwargs: Any, output: Any) -> int:
 
 def _tensor_in(items: Any) -> bool:
     return any(isinstance(item, torch.Tensor) for item in items)
-
-
-def plus(cost: Cost, more: Cost, times: int = 1) -> Cost:
-    """The cost of a model with ``more`` on top, its operations run ``times`` times."""
-    items, uncounted = Counter(cost.items), Counter(cost.uncounted)
-    for kind, count in more.items.items():
-        items[kind] += count * times
-    for kind, count in more.uncounted.items():
-        uncounted[kind] += count * times
-    return Cost(
-        cost.params + more.params,
-        cost.macs + more.macs * times,
-        cost.flops + more.flops * times,
-        dict(items),
-        dict(uncounted),
-        cost.bytes + more.bytes * times,
-    )
 
 
 def _first_tensor(value: Any) -> torch.Tensor | None:

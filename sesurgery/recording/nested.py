@@ -31,3 +31,33 @@ def nesting(value: Any) -> tuple[list[Any], str]:
     """The leaves of a nested value and a description of how they are nested."""
     leaves, spec = pytree.tree_flatten(value)
     return leaves, str(spec)
+
+
+def batch_of(args: tuple[Any, ...]) -> int:
+    """How many samples the arguments of a model hold: in a list of them, or along the first axis."""
+    first = next(iter(args), None)
+    if isinstance(first, list):
+        return len(first)
+    tensor = next((tensor for tensor in tensors_in(args) if tensor.ndim > 1), None)
+    return tensor.shape[0] if tensor is not None else 1
+
+
+def sample_shapes(args: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
+    """The shapes of one sample, without the axis of samples: one for each tensor that a model takes."""
+    samples = batch_of(args)
+    if isinstance(args[0], list):
+        return tuple(shapes_in(args[0][:1]))
+    shapes = shapes_in(args)
+    return tuple(shape[1:] if len(shape) > 1 and shape[0] == samples else shape for shape in shapes)
+
+
+def one_sample(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a model with the first of their samples only, in memory of its own."""
+    samples = batch_of(args)
+
+    def first(value: Any) -> Any:
+        return value[:1].clone() if value.ndim and value.shape[0] == samples else value
+
+    if isinstance(args[0], list):
+        return tuple(arg[:1] if isinstance(arg, list) and len(arg) == samples else arg for arg in args)
+    return map_tensors(first, args)

@@ -8,7 +8,7 @@ import inspect
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,9 +20,9 @@ from sesurgery.plans import Cost
 from sesurgery.recording.author_places import place_in
 from sesurgery.recording.channel_axes import assume, mark_activation
 from sesurgery.recording.compat import is_wrapped
-from sesurgery.recording.costs import CountingMode, parameters
+from sesurgery.recording.costs import CountingMode, KeptBytes
 from sesurgery.recording.module_state import kept, undisturbed
-from sesurgery.recording.nested import map_tensors, tensors_in
+from sesurgery.recording.nested import batch_of, map_tensors, one_sample, tensors_in
 from sesurgery.recording.operations import (
     HostGraph,
     OperationsMode,
@@ -73,36 +73,72 @@ class Probe:
     cost: Cost
 
 
-def run(model: nn.Module, args: tuple[Any, ...], labels: bool = True, device: bool = True) -> Probe:
-    """Run ``model(*args)`` once in eval mode, without gradients if it can do without, and record every call.
+def run(model: nn.Module, args: tuple[Any, ...], *, device: bool = True, gradients: bool = True) -> Probe:
+    """Run ``model(*args)`` once in eval mode and record every call.
 
-    ``labels=False`` leaves the channel axes and the operations out, for a pass that is only about costs.
-    ``device=False`` leaves tensors that a forward makes without naming a device where torch makes them, which is
-    quicker and seldom matters.
-
-    The model is a private one (a twin). What its forward keeps in attributes (a cache, a counter) is put back.
-    Activations are kept on ``meta``.
+    Args:
+        model: a private one (a twin). What its forward keeps in attributes (a cache, a counter) is put back.
+        args: activations are kept on ``meta``.
+        device: whether tensors that a forward makes without naming a device lie where the input does; without, they
+            lie where torch makes them, which is quicker and seldom matters.
+        gradients: whether autograd watches, which tells what a training step keeps.
     """
+    counting = CountingMode()
+    recorder = Recorder(counting, True, gradients)
     model.eval()
     for leaf in tensors_in(args):
         mark_activation(leaf)
         assume(leaf, 1 if leaf.ndim >= 3 and leaf.is_floating_point() else None)
-
-    def recorded(gradients: bool) -> tuple[Frame, CountingMode]:
-        counting = CountingMode(labels)
-        recorder = Recorder(counting, labels, gradients)
-        return recorder.record(model, args, {}, _on_device(args if device else ())), counting
-
-    root, counting = _with_gradients_if_needed(recorded)
+    with _watched(model, counting, gradients):
+        root = recorder.record(model, args, {}, _on_device(args if device else ()))
     frames: dict[nn.Module, Frame] = {}
     calls: dict[nn.Module, int] = {}
-    memory = 0
     for frame in walk(root):
         frames.setdefault(frame.module, frame)
         calls[frame.module] = calls.get(frame.module, 0) + 1
-        if not frame.children:
-            memory += sum(leaf.numel() * leaf.element_size() for leaf in tensors_in(frame.output))
-    return Probe(root, frames, calls, counting.cost(parameters(model), memory))
+    cost = counting.cost(model) if batch_of(args) == 1 else count(model, args, device=device, gradients=gradients)
+    return Probe(root, frames, calls, cost)
+
+
+def count(model: nn.Module, args: tuple[Any, ...], *, device: bool = True, gradients: bool = True) -> Cost:
+    """What ``model(*args)`` costs in eval mode for one of its samples. Arguments as in :func:`run`."""
+    samples = batch_of(args)
+    if samples > 1:
+        with contextlib.suppress(Exception):  # a forward may insist on its number of samples
+            return count(model, one_sample(args), device=device, gradients=gradients)
+    counting = CountingMode(labels=False)
+    modules = list(model.eval().modules())
+    with undisturbed(modules), kept(modules), _watched(model, counting, gradients):
+        _intercept(modules, counting.called)
+        with _on_device(args if device else ()), counting:
+            model(*args)
+    return counting.cost(model, samples)
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module, counting: CountingMode, gradients: bool) -> Iterator[None]:
+    """With gradients: every weight asks for them meanwhile, and what autograd keeps is counted."""
+    frozen = [weight for weight in model.parameters() if not weight.requires_grad and weight.is_floating_point()]
+    if not gradients:
+        with torch.no_grad():
+            yield
+        return
+    for weight in frozen:
+        weight.requires_grad_(True)
+    counting.kept = KeptBytes(model, counting)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), counting.kept:
+            yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+
+
+def _intercept(modules: Iterable[nn.Module], called: Callable[..., Any]) -> None:
+    """Each module answers calls by ``called(module, forward, *args, **kwargs)``, until its attributes are put back."""
+    for module in modules:
+        forward = module.forward
+        module.__dict__["forward"] = functools.update_wrapper(functools.partial(called, module, forward), forward)
 
 
 def record_call(module: nn.Module, frame: Frame, gradients: bool = False) -> Frame:
@@ -177,10 +213,7 @@ class Recorder:
         """Run ``model(*args, **kwargs)`` and record it. What modules hold is put back."""
         modules = list(model.modules())
         with undisturbed(modules), kept(modules):
-            for module in modules:
-                forward = module.forward
-                called = functools.partial(self._called, module, forward)
-                module.__dict__["forward"] = functools.update_wrapper(called, forward)
+            _intercept(modules, self._called)
             with torch.set_grad_enabled(self.gradients), around, self.counting, self.mode or contextlib.nullcontext():
                 model(*args, **kwargs)
         assert self.root is not None
@@ -195,11 +228,14 @@ class Recorder:
         inputs = flat_tensors((args, kwargs))
         versions = [version_of(tensor) for tensor in inputs]
         known = self._answer(frame, any(map(is_wrapped, inputs)))
+        tally = self.counting.enter(module)
         try:
             output = forward(*args, **kwargs) if known is None else map_tensors(another_name, known.output)
         except BaseException:
             self._pop()
             raise  # the caller may catch it and go another way: then the call is no part of what it does
+        finally:
+            self.counting.tally = tally
         changed = [tensor for tensor, old in zip(inputs, versions, strict=True) if version_of(tensor) != old]
         frame.writes = bool(changed)
         if not changed:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sesurgery.report.layout import count, dots, heading, new_table, some
+from sesurgery.report.layout import count, dots, heading, new_table, sizes, some
 
 if TYPE_CHECKING:
     from sesurgery.plans import Inspection, MergeInfo, Stage, Untraced
@@ -26,7 +26,7 @@ def render_inspection(console: Console, inspection: Inspection) -> None:
     heading(
         console,
         f"{inspection.model}: stages {stages}, merges {len(inspection.merges)}, "
-        f"modules traced {traced} of {traced + len(inspection.untraced)}",
+        f"modules traced {traced} of {traced + len(inspection.untraced)}, input {sizes(inspection.inputs)}",
     )
     if inspection.stages:
         console.print(stages_table(console, inspection.stages))

@@ -101,6 +101,11 @@ def some(console: Console, paths: Sequence[str]) -> str:
     return listed(paths, PATHS_SHOWN, joint=dots(console))
 
 
+def sizes(shapes: Sequence[Sequence[int]]) -> str:
+    """``3 x 224 x 224``; several inputs with a comma between them."""
+    return ", ".join(" x ".join(map(str, shape)) or "1" for shape in shapes)
+
+
 def plural(number: int, word: str) -> str:
     """``1 site``, ``3 sites``."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"

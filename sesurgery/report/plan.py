@@ -14,7 +14,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sesurgery.report.layout import count, dots, heading, make_console, new_table, percent, plural, render_svg, si, some
+from sesurgery.report.layout import (
+    count,
+    dots,
+    heading,
+    make_console,
+    new_table,
+    percent,
+    plural,
+    render_svg,
+    si,
+    sizes,
+    some,
+)
 
 if TYPE_CHECKING:
     from sesurgery.api import Surgery
@@ -22,6 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = ["make_console", "render_report", "render_surgery", "render_svg"]
 
+_TOTALS = (
+    ("parameters", "params", count),
+    ("MACs", "macs", si),
+    ("FLOPs", "flops", si),
+    ("activation bytes", "activation_bytes", si),
+    ("weight bytes", "weight_bytes", si),
+)
 FOLD_ABOVE = 12
 ROWS_PER_STAGE = 2
 WHOLE_FORWARD = 30
@@ -41,7 +60,7 @@ def render_report(console: Console, plan: Plan, *, code: bool = False, notes: Se
         console.print(skipped_table(console, plan.skipped))
     if plan.before and plan.after:
         console.print()
-        heading(console, "cost of one forward pass of one sample")
+        heading(console, f"cost of one forward pass of one sample{f', {sizes(plan.inputs)}' if plan.inputs else ''}")
         console.print(totals_table(console, plan.before, plan.after))
     print_notes(console, (*(note for edit in plan.edits for note in edit.notes), *notes))
 
@@ -119,11 +138,10 @@ def skipped_table(console: Console, skipped: Sequence[Skip]) -> Table:
 def totals_table(console: Console, before: Cost, after: Cost) -> Table:
     """Before, after and the difference."""
     table = new_table(console, "", "before", "after", "difference", "", right=(1, 2, 3, 4))
-    rows = [("parameters", "params", count), ("MACs", "macs", si), ("FLOPs", "flops", si)]
-    if before.bytes or after.bytes:
-        rows.append(("activation bytes", "bytes", si))
-    for label, field, form in rows:
+    for label, field, form in _TOTALS:
         old, new = getattr(before, field), getattr(after, field)
+        if not (old or new):
+            continue
         table.add_row(label, form(old), form(new), form(new - old, sign=True), percent(old, new))
     return table
 

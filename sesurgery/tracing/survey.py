@@ -173,7 +173,7 @@ def survey(model: nn.Module, args: tuple[Any, ...], fresh: Callable[[], nn.Modul
         mounts: dict[nn.Module, list[str]] = {}
         for path, module in twin.named_modules(remove_duplicate=False):
             mounts.setdefault(module, []).append(path)
-        if probe.root.module is not twin:
+        if body is not None:
             probe = _transplant(probe, twin)
     paths = {module: all_paths[0] for module, all_paths in mounts.items()}
     return Survey(twin, used, probe, paths, {module: tuple(names) for module, names in mounts.items()}, body, hooked)
@@ -197,24 +197,27 @@ def _run_otherwise(
 ) -> tuple[nn.Module, tuple[Any, ...], Probe, bool]:
     """One forward of a model that fails on ``meta``: tensors made on ``meta`` too, its hooks kept, real numbers.
 
+    Each is tried with gradients and without: a forward may not bear them, if it writes into its weights.
+
     Returns:
         The twin, the arguments, the record, and whether hooks were kept. The record is that of a copy with numbers
         where its root is not the twin.
     """
     hooks = hooks_on(model)
     failures: list[Exception] = []
-    for kept in (False, True) if hooks else (False,):
+    ways = [(kept, gradients) for kept in ((False, True) if hooks else (False,)) for gradients in (True, False)]
+    for kept, gradients in ways:
         twin = twin_of(model, kept)
         try:
             used = to_meta(args)
-            return twin, used, run(twin, used), kept
+            return twin, used, run(twin, used, gradients=gradients), kept
         except Exception as error:
             failures.append(error)
-    for kept in (False, True) if hooks else (False,):
+    for kept, gradients in ways:
         with torch.random.fork_rng(devices=[]):
             try:
                 body, real = _body(model, fresh, kept), _real(args)
-                return twin_of(model, kept), real, run(body, real), kept
+                return twin_of(model, kept), real, run(body, real, gradients=gradients), kept
             except Exception as error:
                 failures.append(error)
     raise _failing(model, failures, hooks) from failures[-1]

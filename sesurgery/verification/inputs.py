@@ -105,15 +105,6 @@ class Inputs:
         return tensor.flatten()[index.to(tensor.device)].reshape(shape)
 
 
-def batch_of(args: Args) -> int:
-    """How many samples the arguments hold."""
-    first = next(iter(args), None)
-    if isinstance(first, list):
-        return len(first)
-    tensor = next(iter(tensors_in(args)), None)
-    return tensor.shape[0] if tensor is not None and tensor.ndim else 1
-
-
 def _operated_on(model: nn.Module) -> Iterator[Args]:
     """The inputs on which the model was operated, the last one first, without values."""
     history = model.__dict__.get(MODEL_MARK) or {}
@@ -123,4 +114,4 @@ def _operated_on(model: nn.Module) -> Iterator[Args]:
             yield args if isinstance(args, tuple) else (args,)
 
 
-__all__ = ["Args", "Inputs", "batch_of"]
+__all__ = ["Args", "Inputs"]

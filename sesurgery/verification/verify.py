@@ -10,8 +10,9 @@ from torch import nn
 
 from sesurgery.errors import InputError, ModelError
 from sesurgery.models import zoo
+from sesurgery.recording.nested import batch_of
 from sesurgery.verification.comparison import Comparison
-from sesurgery.verification.inputs import Inputs, batch_of
+from sesurgery.verification.inputs import Inputs
 from sesurgery.verification.layers import Inserted, Watch, read_inserted
 from sesurgery.verification.result import (
     DIFFERS,

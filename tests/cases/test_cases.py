@@ -14,9 +14,8 @@ HERE = Path(__file__).parent
 SUPPORT = HERE.parent / "support"
 FILES = sorted(file.stem for file in HERE.glob("*.py") if not file.stem.startswith("test_"))
 
-# What the phrases of the recipes, the anatomy and the costs cannot do yet.
+# What the phrases of the recipes and the anatomy cannot do yet.
 NOT_YET = {
-    "a18_cost_of_a_batch": "costs are those of the example's batch",
     "a21_concat_and_end_in_a_detection_head": "concats along another axis than the channels are taken",
     "b07_conditional_residual_blocks": "a sum with a second input is like branches",
     "b08_branch_returns_its_preactivation": "a fork in a tuple is not followed",

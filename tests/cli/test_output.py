@@ -58,8 +58,9 @@ def test_json_of_an_operation(engine: Engine, command: str) -> None:
         "notes": [],
     }
     assert data["skipped"][0] == {"path": "layer3.0", "reason": "a [true] reason", "at": ""}
-    assert data["before"] == {"params": 100, "macs": 1000, "flops": 2000}
-    assert data["after"] == {"params": 110, "macs": 1100, "flops": 2200}
+    assert data["input_size"] == [3, 224, 224]
+    assert data["before"] == {"params": 100, "macs": 1000, "flops": 2000, "activation_bytes": 500, "weight_bytes": 400}
+    assert data["after"] == {"params": 110, "macs": 1100, "flops": 2200, "activation_bytes": 550, "weight_bytes": 440}
 
 
 def test_json_of_an_inspection(engine: Engine) -> None:

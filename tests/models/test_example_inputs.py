@@ -179,6 +179,8 @@ def test_an_input_size_means_the_same_in_python_and_on_the_command_line() -> Non
     refused = CliRunner().invoke(app, ["preview", "resnet18", "--recipe", "standard", "--input-size", "3,224"])
     assert refused.exit_code == 2
     assert f"--input-size 3,224: two numbers are height and width, and {wanted}" in refused.stderr
+    with pytest.raises(InputError, match="such as 1,320,320, or"):
+        read_input_size("1,320")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from networks import TINY, Branching
 from torch import nn
 
 import sesurgery
+from sesurgery.edits import insert
 from sesurgery.errors import SurgeryError
 from sesurgery.operating import edited_class as classes
 from sesurgery.operating import perform as operate
@@ -103,8 +104,8 @@ PLACES: dict[str, tuple[Any, str]] = {
     "planning": (operation, "draft"),
     "performing on the twin": (rehearsal, "perform"),
     "running the twin": (survey, "run"),
-    "the cost of a layer": (rehearsal, "layer_cost"),
-    "adding up the costs": (rehearsal, "plus"),
+    "the cost of a layer": (insert, "layer_cost"),
+    "counting the costs": (rehearsal, "counted"),
     "a node on the twin or the model": (registry.Build, "__call__"),
     "performing": (operation, "perform"),
     "building all nodes": (operate, "_build"),

@@ -51,8 +51,9 @@ PLAN = Plan(
         ),
     ),
     4,
-    Cost(100, 1000, 2000),
-    Cost(110, 1100, 2200),
+    Cost(100, 1000, 2000, activation_bytes=500, weight_bytes=400),
+    Cost(110, 1100, 2200, activation_bytes=550, weight_bytes=440),
+    ((3, 224, 224),),
 )
 INSPECTION = Inspection(
     "resnet18",
