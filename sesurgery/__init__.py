@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sesurgery.api import Surgery as Surgery
     from sesurgery.api import apply as apply
     from sesurgery.api import inspect as inspect
+    from sesurgery.api import places as places
     from sesurgery.api import plan as plan
     from sesurgery.api import revert as revert
     from sesurgery.artifact.save_load import load as load
@@ -64,7 +65,7 @@ _HOMES = {
     "recipe.recipe": ("Recipe", "list_recipes", "load_recipe"),
     "verification.result": ("Verification",),
     "verification.verify": ("verify",),
-    "api": ("Surgery", "apply", "inspect", "plan", "revert"),
+    "api": ("Surgery", "apply", "inspect", "places", "plan", "revert"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

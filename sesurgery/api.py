@@ -17,6 +17,7 @@ from sesurgery.models.checkpoints import load_into
 from sesurgery.operating.perform import revert as _revert
 from sesurgery.planning.drift import Drift
 from sesurgery.planning.operation import drafted, name_of, operate, rehearse
+from sesurgery.planning.places import places_in
 from sesurgery.planning.planner import Draft, Progress
 from sesurgery.plans import Cost, Inspection, Plan
 from sesurgery.recipe.recipe import load_recipe, override
@@ -181,6 +182,21 @@ def inspect(
         traced=sum(1 for host, _ in anatomy.survey.hosts() if has_own_forward(host)),
         inputs=sample_shapes(rehearsal.example),
     )
+
+
+def places(
+    model: str | nn.Module,
+    *,
+    example_input: Any = None,
+    input_size: Sequence[int] | str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """How many places each phrase of ``at:`` has in a model, which stays untouched. Arguments as in ``plan``."""
+    body, spec = resolved(model, model_args, "meta")
+    if progress is not None:
+        progress("looking at the model", 0, 1)
+    return places_in(rehearse(body, spec, example_input, input_size).look())
 
 
 def _recipe(recipe: RecipeLike, stages: str | int | None, module: str | None, options: Mapping[str, Any]) -> Recipe:

@@ -49,6 +49,10 @@ class Rule(Protocol):
         """What is wrong with ``value``, or None."""
         ...
 
+    def schema(self) -> dict[str, Any]:
+        """The rule as JSON schema."""
+        ...
+
 
 @dataclass(frozen=True)
 class Number:
@@ -67,6 +71,9 @@ class Number:
         fits = self.low <= value <= self.high and not (self.odd and value % 2 == 0)
         return None if fits else wanted
 
+    def schema(self) -> dict[str, Any]:
+        return {"type": "integer" if self.whole else "number", "minimum": self.low, "maximum": self.high}
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -82,6 +89,9 @@ class Choice:
         hint = f"did you mean {either(near)}?" if near else f"expected {either(names)}"
         return f"{_short(value)} is not known; {hint}"
 
+    def schema(self) -> dict[str, Any]:
+        return {"enum": list(self.values)}
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -89,6 +99,9 @@ class Flag:
 
     def problem(self, value: object) -> str | None:
         return None if isinstance(value, bool) else f"{_short(value)} is neither true nor false"
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
 
 
 RULES: dict[str, Rule] = {

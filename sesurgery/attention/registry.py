@@ -18,12 +18,12 @@ from sesurgery.words.user_code import origin_of
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 
-_ALIASES = {"ca": "coord"}
+ALIASES = {"ca": "coord"}
 
 
 def _plain(name: str) -> str:
     plain = name.lower().replace("_", "").replace("-", "")
-    return _ALIASES.get(plain, plain)
+    return ALIASES.get(plain, plain)
 
 
 # Case, _ and - in a name do not matter.
@@ -130,6 +130,17 @@ def check_options(name: str, options: Mapping[str, Any], where: str = "") -> lis
     if options.get("act_slope") is not None and settings.get("act") not in {"leaky_relu", "inherit"} and not problems:
         problems.append(f"{place}act_slope has no meaning with act: {settings.get('act')}; set act: leaky_relu")
     return problems
+
+
+def choices(layer: Entry, key: str) -> str:
+    """What an option of a node may be, in words."""
+    rule = Choice(layer.choices[key]) if key in layer.choices else RULES.get(key)
+    known = {} if rule is None else rule.schema()
+    if "enum" in known:
+        return ", ".join(map(str, known["enum"]))
+    if "minimum" in known:
+        return f"{known['minimum']:g} to {known['maximum']:g}"
+    return "true, false" if known else "-"
 
 
 def _problem(layer: Entry, key: str, value: object) -> str | None:

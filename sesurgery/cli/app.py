@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sesurgery.artifact.names import NEW_FOLDER
+from sesurgery.cli import catalogue
 from sesurgery.cli import options as opt
 from sesurgery.cli.compare_command import compare
 from sesurgery.cli.exit_codes import Guarded
@@ -23,6 +24,8 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(cls=Guarded, add_completion=False, pretty_exceptions_enable=False, context_settings=CONTEXT)
 recipes_app = typer.Typer(context_settings=CONTEXT)
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(catalogue.layers_app, name="layers")
+app.command()(catalogue.places)
 app.command()(compare)
 
 
@@ -149,7 +152,7 @@ def revert(
 
 @recipes_app.callback(invoke_without_command=True)
 def recipes(context: typer.Context) -> None:
-    """List, show and check recipes."""
+    """List, show and check recipes, and print their schema."""
     if context.invoked_subcommand is None:
         list_()
 
@@ -174,6 +177,15 @@ def show(
     from sesurgery.report.recipes import render_recipe
 
     render_recipe(_console(), load_recipe(name), recipe_text(name))
+
+
+@recipes_app.command("schema")
+def schema(imports: opt.Imports = None) -> None:
+    """The JSON schema of a recipe, for editors."""
+    opt.import_files(imports)
+    from sesurgery.recipe.recipe import schema_text
+
+    typer.echo(schema_text(), nl=False)
 
 
 @recipes_app.command("check")

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sesurgery.attention import registry as catalogue
-from sesurgery.attention.options import ACTIVATIONS
+from sesurgery.attention.options import ACTIVATIONS, RULES
 from sesurgery.errors import InputError, UnknownNameError, either, nearest
 from sesurgery.recipe.phrases import ORDINALS, PHRASES, ROLES, At, parse_at, phrase_names
 from sesurgery.recipe.where import Where, as_value_error, says
@@ -85,10 +85,24 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _with_options(schema: dict[str, Any]) -> None:
+    """Names of all nodes and their options, for editors."""
+    nodes = [catalogue.entry(name) for name in catalogue.names()]
+    summaries = {node.name: node.summary for node in nodes}
+    summaries |= {alias: f"short for {name}" for alias, name in catalogue.ALIASES.items()}
+    properties = schema["properties"]
+    kept = {key: value for key, value in properties["module"].items() if key in ("description", "title")}
+    properties["module"] = kept | {"enum": list(summaries), "enumDescriptions": list(summaries.values())}
+    for key in sorted(frozenset[str]().union(*(node.accepted for node in nodes))):
+        takers = ", ".join(node.name for node in nodes if key in node.accepted)
+        rule = RULES.get(key)
+        properties.setdefault(key, {"description": f"Of {takers}.", **({} if rule is None else rule.schema())})
+
+
 class _WithOptions(BaseModel):
     """Keys beyond the fields are options of the node, checked by its registry entry."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra=_with_options)
 
     @property
     def options(self) -> dict[str, Any]:
