@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgery.attention.activations import act_class, gate_class, new_act
-from sesurgery.attention.port import Port, divides, kernel_fits
+from sesurgery.attention.port import Port, divides
 from sesurgery.attention.widths import squeezed
 from sesurgery.errors import Unfit
 
@@ -150,7 +150,6 @@ def ema_attn(port: Port, *, groups: int | None) -> nn.Module:
 
 def gam_attn(port: Port, *, gate: str, kernel_size: int, **options: Any) -> nn.Module:
     """``GAM``."""
-    kernel_fits(port, kernel_size)
     reduced = squeezed(port.channels, options["reduction"], options["rd_divisor"], "nearest")
     act = act_class(options["act"], options.get("act_slope"))
     return GAM(port.channels, options.get("rd_channels") or reduced, kernel_size, act, gate_class(gate))

@@ -104,7 +104,6 @@ def gca_attn(port: Port, *, init: str = "paper", **options: Any) -> nn.Module:
 
 def cbam_attn(port: Port, *, kernel_size: int, gate: str, bias: bool, **options: Any) -> nn.Module:
     """timm's ``CbamModule``; ``kernel_size`` is that of its spatial half, ``bias`` that of its channel half."""
-    kernel_fits(port, kernel_size)
     return CbamModule(
         port.channels,
         spatial_kernel_size=kernel_size,
@@ -117,7 +116,6 @@ def cbam_attn(port: Port, *, kernel_size: int, gate: str, bias: bool, **options:
 
 def lcbam_attn(port: Port, *, kernel_size: int, bias: bool, **options: Any) -> nn.Module:
     """timm's ``LightCbamModule``."""
-    kernel_fits(port, kernel_size)
     return LightCbamModule(
         port.channels,
         spatial_kernel_size=kernel_size,

@@ -19,7 +19,7 @@ from sesurgery.operating.backup import mark_of
 from sesurgery.placement.inherited_options import layer_of, port_of, resolve, size_notes
 from sesurgery.placement.placements import sites
 from sesurgery.placement.routes import insertion, last_layer, notes_on, possible_paths
-from sesurgery.placement.sites import Site, place_of
+from sesurgery.placement.sites import Site, place_of, value_place
 from sesurgery.plans import AttentionLayer, Cost, Skip, Swap, SwapChild
 from sesurgery.recipe.rules import Insert, Rule
 from sesurgery.recording.costs import measured
@@ -58,6 +58,7 @@ class InsertKind:
             ordinals[site.host] += 1
             holder = anatomy.survey.paths[site.host]
             paths = possible_paths(anatomy.survey, site, spot.ordinal, rule.node)
+            paths = (value_place(anatomy, site), *paths)
             yield Target(place_of(anatomy, site), spot, holder, site.value.meta["val"], site.layer, paths)
 
     def edit(self, anatomy: Anatomy, rule: Rule, target: Target) -> Proposal:

@@ -11,8 +11,8 @@ from torch import nn
 from torch.fx import Node
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.anatomy.dataflow import carries, is_scaling, sources
-from sesurgery.anatomy.layer_kinds import Child, drops, follows
+from sesurgery.anatomy.dataflow import carries, is_scaling, sources, weight_layers
+from sesurgery.anatomy.layer_kinds import Child, activates, drops, follows
 from sesurgery.anatomy.merges import Merge
 from sesurgery.anatomy.stages import resolution
 from sesurgery.placement.named_layers import Layer
@@ -56,7 +56,7 @@ def behind(anatomy: Anatomy, layer: Layer, bare: bool = False) -> Site | Skip:
     host, value = layer.host, layer.node
 
     def follower(node: Node, host: nn.Module) -> Node:
-        return node if bare else follow(node, host, follows)
+        return node if bare or preactivates(anatomy, host) else follow(node, host, follows)
 
     value = follower(value, host)
     while host not in anatomy.blocks and output_of(anatomy.survey.trace(host)) is value:
@@ -65,6 +65,27 @@ def behind(anatomy: Anatomy, layer: Layer, bare: bool = False) -> Site | Skip:
             break
         host, value = caller[0], follower(caller[2], caller[0])
     return Site(host, value, (), "conv", layer)
+
+
+def preactivates(anatomy: Anatomy, host: nn.Module) -> bool:
+    """Whether a host's first convolution has its norm before it, as all of them have in a pre-activation block."""
+    memo = anatomy.survey.memo
+    if ("preactivates", host) not in memo:
+        memo["preactivates", host] = _preactivates(anatomy, host)
+    return memo["preactivates", host]
+
+
+def _preactivates(anatomy: Anatomy, host: nn.Module) -> bool:
+    traced, child = anatomy.survey.trace(host), host.get_submodule
+    nodes = [] if traced is None else traced.graph.nodes
+    first = next((node for node in nodes if weight_layers(node, child) and sources(node)), None)
+    if first is None or type(host).forward is nn.Sequential.forward:
+        return False
+    value, normed = sources(first)[0], False
+    while follows(value, child) and sources(value):
+        normed = normed or not activates(value, child)
+        value = sources(value)[0]
+    return normed and value.op == "placeholder"
 
 
 def before(anatomy: Anatomy, layer: Layer) -> Iterator[Site | Skip]:
@@ -211,6 +232,11 @@ def place_in(anatomy: Anatomy, host: nn.Module, node: Node) -> str:
 
 
 def place_of(anatomy: Anatomy, site: Site) -> str:
-    """How a site is called in messages: the module, or the node of its forward."""
+    """How a site is called in messages: the layer that it is about, or what gives its value."""
+    return site.layer.path if site.layer is not None else value_place(anatomy, site)
+
+
+def value_place(anatomy: Anatomy, site: Site) -> str:
+    """The path of what gives a site's value: a module, or a node of the host's forward."""
     name = str(site.value.target) if site.value.op == "call_module" else site.value.name
     return join(anatomy.survey.paths[site.host], name)

@@ -146,7 +146,8 @@ def override(
 
     Args:
         stages: takes the place of every rule's ``where.stages``.
-        module: takes the place of every node; options that it does not know are dropped with the old one.
+        module: takes the place of every node. Options that it does not know are dropped with the old one, and those
+            that only state the old one's default where the new one has a default of its own.
         options: settings of the nodes, or of a structural edit (``kernel=7``); each goes to every rule that knows it.
 
     Raises:
@@ -171,9 +172,17 @@ def _swap(recipe: Recipe, edits: list[tuple[str, dict[str, Any]]], module: str) 
     if not nodes:
         raise InputError(f'recipe "{recipe.name}" inserts no node', where=f"module {name}", remedy="leave it out")
     for edit in nodes:
-        kept = {key: edit[key] for key in edit if key == "name" or not catalogue.check_options(name, {key: edit[key]})}
+        kept = {key: edit[key] for key in edit if key == "name" or _stays(edit["module"], name, key, edit[key])}
         edit.clear()
         edit.update(kept, module=name)
+
+
+def _stays(old: str, new: str, key: str, value: Any) -> bool:
+    """Whether an option of the recipe outlives its node: not where it only states the default of the old node, and the
+    new one has a default of its own, unless the two are one node by two implementations."""
+    before, after = catalogue.entry(old).defaults.get(key), catalogue.entry(new).defaults.get(key)
+    alike = catalogue.child_name(old) == catalogue.child_name(new)
+    return not catalogue.check_options(new, {key: value}) and (alike or after is None or value != before)
 
 
 def _set(recipe: Recipe, edits: list[tuple[str, dict[str, Any]]], options: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ def node(recipe, index=0):
 
 def test_stages_take_the_place_of_every_rules_own():
     recipe = override(load_recipe("mobilenetv3"), stages="2-3")
-    assert [rule.where.stages for rule in recipe.rules] == ["2-3"] * 3
+    assert [rule.where.stages for rule in recipe.rules] == ["2-3"] * 4
     assert recipe.rules[1].where.channels.text == ">240"
     assert override(load_recipe("standard"), stages=4).rules[0].where.stages == "4"
 
@@ -30,6 +30,12 @@ def test_another_module_keeps_only_what_it_knows():
     assert cbam == {"module": "cbam", "reduction": 4, "reduce_from": "block input", "rd_divisor": 1}
     assert node(override(load_recipe("mbconv"), module="SE_torchvision"))["module"] == "se_torchvision"
     assert node(override(load_recipe("swap-attention"), module="cbam")) == {"module": "cbam"}
+
+
+@pytest.mark.parametrize("module", ["gca", "gc", "nl", "ecam", "scoord", "bat"])
+def test_another_module_brings_its_own_default_where_the_recipe_stated_the_old_ones(module):
+    assert node(override(load_recipe("standard"), module=module)) == {"module": module}
+    assert node(override(load_recipe("standard"), module=module, options={"reduction": 2}))["reduction"] == 2
 
 
 def test_an_option_goes_to_every_rule_that_knows_it():
