@@ -189,10 +189,15 @@ class Writer:
             return
         span = Span(*place.span)  # type: ignore[misc]
         root = method.syntax.expression_at(span) or method.syntax.statement_at(span)
+        if root is None:
+            return
         for path in paths_to(user, value):
-            node = None if root is None else argument_of(root, user, path)
+            node = argument_of(root, user, path)
             if node is not None:
                 yield method, span_of(node)
+            # A number may stand on either side: torch tells 2 * x from x * 2 to nobody.
+            if isinstance(root, ast.BinOp) and not all(isinstance(each, Node) for each in user.args):
+                yield method, span_of(root.right)
 
     def _returned(self, user: Node, value: Node) -> Iterator[tuple[Method, Span]]:
         method = self.forward()

@@ -390,3 +390,54 @@ def test_what_a_static_method_does_is_edited_where_it_is_called(recipe: str, tex
     surgery = sesurgery.apply(model, recipe, example_input=torch.randn(1, 3, 8, 8), init="identity")
     assert text in surgery.plan.diffs[0].after
     check_same(model, surgery.model, torch.randn(2, 3, 8, 8))
+
+
+class NumberFirst(nn.Module):
+    """The branch stands behind the number that it is multiplied by, and goes on without the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.scale = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), 0.5
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.first(x)
+        return x + self.scale * y, self.second(y)
+
+
+def test_a_number_before_the_branch_is_not_the_branch() -> None:
+    model = networks.OneBlock(NumberFirst)
+    surgery = sesurgery.apply(model, "standard", example_input=torch.randn(1, 3, 8, 8), init="identity")
+    assert "x + self.scale * self.se(y)" in surgery.plan.diffs[0].after
+    check_same(model, surgery.model, torch.randn(2, 3, 8, 8))
+
+
+class InATuple(nn.Module):
+    """A block that returns one activation in a tuple, with nothing beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        x = x + self.conv(x)
+        return x, None
+
+
+class OfTuples(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(3, 8, 3, padding=1), nn.ModuleList([InATuple(), InATuple()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)[0]
+        return x
+
+
+@pytest.mark.parametrize(("recipe", "edits"), [("backbone-end", 1), ("post", 2)])
+def test_a_block_that_returns_its_activation_in_a_tuple_has_an_end(recipe: str, edits: int) -> None:
+    model = OfTuples()
+    surgery = sesurgery.apply(model, recipe, example_input=torch.randn(1, 3, 8, 8), init="identity")
+    assert len(surgery.plan.edits) == edits
+    check_same(model, surgery.model, torch.randn(2, 3, 8, 8))
