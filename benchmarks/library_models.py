@@ -90,7 +90,6 @@ def _transformers() -> dict[str, Maker]:
         "PvtForImageClassification": four | {"hidden_sizes": [16, 32, 40, 64], "image_size": _SIDE},
         "PvtV2ForImageClassification": four | {"hidden_sizes": [16, 32, 40, 64], "image_size": _SIDE},
         "LevitForImageClassification": {"image_size": 128, "depths": [1, 1, 1]},
-        "CvtForImageClassification": {"depth": [1, 1, 1], "embed_dim": [16, 48, 96], "num_heads": [1, 3, 6]},
         "EfficientNetForImageClassification": {"width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640},
         "MobileNetV1ForImageClassification": {"depth_multiplier": 0.25},
         "MobileNetV2ForImageClassification": {"depth_multiplier": 0.35},
@@ -104,9 +103,6 @@ def _transformers() -> dict[str, Maker]:
         "DPTForDepthEstimation": tiny | {"backbone_out_indices": [0, 1, 2, 3], "num_hidden_layers": 4,
                                           "neck_hidden_sizes": [16, 24, 32, 48], "fusion_hidden_size": 32},
         "GLPNForDepthEstimation": {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 40, 64], "decoder_hidden_size": 32},
-        "DetrForObjectDetection": {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 5,
-                                   "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "encoder_attention_heads": 2,
-                                   "decoder_attention_heads": 2},
     }  # fmt: skip
 
     def maker(name: str, options: dict[str, Any]) -> Maker:
@@ -119,7 +115,17 @@ def _transformers() -> dict[str, Maker]:
 
         return made
 
-    return {name: maker(name, options) for name, options in wanted.items()}
+    def detr() -> Made:
+        import transformers
+
+        backbone = transformers.ResNetConfig(**four, embedding_size=16, out_features=["stage4"])
+        small = {"d_model": 32, "num_queries": 5, "encoder_layers": 1, "decoder_layers": 1}
+        heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        config = transformers.DetrConfig(use_timm_backbone=False, backbone_config=backbone, **small, **heads)
+        return transformers.DetrForObjectDetection(config), (image(),)
+
+    models = {name: maker(name, options) for name, options in wanted.items()}
+    return {**models, "DetrForObjectDetection": detr}
 
 
 def _monai() -> dict[str, Maker]:
@@ -155,7 +161,7 @@ def _monai() -> dict[str, Maker]:
         "EfficientNetBN 3-D": maker(
             "EfficientNetBN", volume, model_name="efficientnet-b0", pretrained=False, spatial_dims=3, in_channels=1
         ),
-        "SwinUNETR 3-D": maker("SwinUNETR", volume, in_channels=1, out_channels=2, feature_size=12),
+        "SwinUNETR 2-D": maker("SwinUNETR", flat, **two, feature_size=12),
         "UNETR 3-D": maker(
             "UNETR", volume, in_channels=1, out_channels=2, img_size=(32, 32, 32), feature_size=8, hidden_size=32,
             mlp_dim=64, num_heads=2,
