@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class SurgeryError(Exception):
@@ -101,12 +101,12 @@ class Unfit(Exception):
     """
 
 
-class UnfitHost(Unfit):
-    """A host that cannot be given a new forward; planning leaves its edits out and says why."""
+class UnfitHosts(Unfit):
+    """Hosts that cannot be given a new forward, by path; planning leaves their edits out and says why."""
 
-    def __init__(self, host: str, reason: str) -> None:
-        super().__init__(reason)
-        self.host = host
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__(next(iter(reasons.values())))
+        self.reasons = reasons
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> tuple[str, ...]:

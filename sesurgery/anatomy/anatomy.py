@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -18,7 +20,8 @@ from sesurgery.recording.channel_axes import channel_axis
 from sesurgery.recording.nested import tensors_in
 from sesurgery.recording.recorder import has_own_forward
 from sesurgery.tracing.survey import Survey, hidden_in
-from sesurgery.words.paths import below, join, outwards
+from sesurgery.tracing.trace import Trace
+from sesurgery.words.paths import join, outwards
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,11 @@ class Anatomy:
 
     def block_of(self, path: str) -> nn.Module | None:
         """The innermost block that holds the module at ``path`` (or is it)."""
-        by_path = {self.survey.paths[block]: block for block in self.blocks}
-        return next((by_path[outer] for outer in outwards(path) if outer in by_path), None)
+        return next((self._by_path[outer] for outer in outwards(path) if outer in self._by_path), None)
+
+    @functools.cached_property
+    def _by_path(self) -> dict[str, nn.Module]:
+        return {self.survey.paths[block]: block for block in self.blocks}
 
     def stage_of(self, value: torch.Tensor, path: str) -> int | None:
         """The stage of an activation made in the module at ``path``: its block's, or the one of its resolution."""
@@ -61,15 +67,11 @@ class Anatomy:
         known = [module for module in self.attention if paths[module]]
         modules = [module for module in frames if module in set(known)]
         modules += [module for module in known if module not in frames]
-        return [
-            module
-            for module in modules
-            if not hidden_in(self.survey, module, [other for other in known if other is not module])
-        ]
+        return [module for module in modules if not _inside(self.survey, module, set(known))]
 
     def written_gates(self) -> Iterator[Merge]:
         """The gates in forwards of hosts that are no attention modules themselves."""
-        modules = self.attention_modules()
+        modules = set(self.attention_modules())
         for host, merges in self.merges.items():
             if not hidden_in(self.survey, host, modules):
                 yield from (merge for merge in merges if merge.kind == "gate")
@@ -90,20 +92,27 @@ class Anatomy:
 
 def dissect(survey: Survey) -> Anatomy:
     """Find merges, blocks and stages of a surveyed model."""
-    flows = {host: Flow.of(traced.graph) for host, traced in survey.hosts()}
-    gates = {host: gates_of(host, traced, flows[host]) for host, traced in survey.hosts()}
+    hosts = list(survey.hosts())
+    shared = {traced: host for host, traced in reversed(hosts)}  # equal hosts are looked at once
+    ways = {traced: Flow.of(traced.graph) for traced in shared}
+    flows = {host: ways[traced] for host, traced in hosts}
+    gates = _of_equal(hosts, {traced: gates_of(host, traced, ways[traced]) for traced, host in shared.items()})
     gated = Gated(survey, gates)
     attention = inserted_layers(survey.twin) | {host for host in flows if gated.is_attention(host)}
-    merges: dict[nn.Module, tuple[Merge, ...]] = {}
-    for host, traced in survey.hosts():
-        host_merges = merges_of(host, traced, flows[host], attention) + gates[host]
-        if host_merges:
-            merges[host] = host_merges
+    sums = {traced: merges_of(host, traced, ways[traced], attention) for traced, host in shared.items()}
+    merges = {host: (*own, *gates[host]) for host, own in _of_equal(hosts, sums).items() if own or gates[host]}
     blocks = _blocks(survey, merges, attention)
     numbered, stages = stages_of(survey, _units(survey, blocks, merges, flows))
     blocks = [block for block in blocks if block in numbered]
     numbers = {block: numbered[block] for block in blocks}
     return Anatomy(survey, merges, flows, frozenset(attention), gated, numbers, stages)
+
+
+def _of_equal(
+    hosts: list[tuple[nn.Module, Trace]], shared: dict[Trace, tuple[Merge, ...]]
+) -> dict[nn.Module, tuple[Merge, ...]]:
+    """The merges of each host: those of the host that it shares a trace with, as its own."""
+    return {host: tuple(replace(merge, host=host) for merge in shared[traced]) for host, traced in hosts}
 
 
 def _units(
@@ -128,26 +137,32 @@ def _dilation(merge: Merge, flow: Flow) -> int:
 
 def _blocks(survey: Survey, merges: dict[nn.Module, tuple[Merge, ...]], attention: Set[nn.Module]) -> list[nn.Module]:
     """The repeating units: hosts of residual sums, and the composite members of a chain that hold no other block."""
-    outermost: list[nn.Module] = []
+    chosen: set[nn.Module] = set()
     for host, host_merges in merges.items():
-        if host in attention or host is survey.twin:
+        if (
+            host in attention
+            or host is survey.twin
+            or _inside(survey, host, attention)
+            or _inside(survey, host, chosen)
+        ):
             continue
-        if any(merge.residual for merge in host_merges) and not _inside(survey, host, outermost + list(attention)):
-            outermost.append(host)
-    chosen = set(outermost)
+        if any(merge.residual for merge in host_merges):
+            chosen.add(host)
     candidates = [
         module
         for module in survey.probe.frames
         if module not in attention
         and _is_composite(module)
         and _in_chain(survey, module)
-        and not _inside(survey, module, list(attention))
+        and not _inside(survey, module, attention)
     ]
     # Innermost first; those in which branches meet come before those that are mere chains.
     candidates.sort(key=lambda module: (module not in merges, -survey.paths[module].count(".")))
+    holding = {outer for module in chosen for outer in _around(survey, module)}
     for module in candidates:
-        if not _touches(survey, module, chosen) and module not in chosen:
+        if module not in chosen and module not in holding and not _inside(survey, module, chosen):
             chosen.add(module)
+            holding.update(_around(survey, module))
     return [module for module in survey.probe.frames if module in chosen]
 
 
@@ -166,17 +181,19 @@ def _in_chain(survey: Survey, module: nn.Module) -> bool:
     parent = survey.module(path.rpartition(".")[0])
     if isinstance(parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         return True
-    return sum(type(child) is type(module) for child in parent.children()) > 1
+    key = ("kinds of children", parent)
+    if key not in survey.memo:
+        survey.memo[key] = Counter(type(child) for child in parent.children())
+    return survey.memo[key][type(module)] > 1
 
 
-def _inside(survey: Survey, module: nn.Module, others: list[nn.Module]) -> bool:
-    return any(below(survey.paths[module], survey.paths[other]) for other in others)
+def _around(survey: Survey, module: nn.Module) -> Iterator[nn.Module]:
+    """The modules that hold a module, the innermost first, without the model itself."""
+    return (survey.at[path] for path in outwards(survey.paths[module])[1:-1])
 
 
-def _touches(survey: Survey, module: nn.Module, others: set[nn.Module]) -> bool:
-    """Whether a module lies in one of the others or holds one."""
-    path = survey.paths[module]
-    return any(below(path, survey.paths[other]) or below(survey.paths[other], path) for other in others)
+def _inside(survey: Survey, module: nn.Module, others: Set[nn.Module]) -> bool:
+    return any(outer in others for outer in _around(survey, module))
 
 
 def _kernels(survey: Survey) -> list[nn.Module]:

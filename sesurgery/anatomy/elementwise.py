@@ -23,7 +23,7 @@ def is_elementwise(module: nn.Module) -> bool:
     """
     if type(module).__module__.startswith("torch.nn.") or any(True for _ in module.state_dict()):
         return False
-    form = structure(module, {})
+    form = structure(module)
     known = _KNOWN.setdefault(type(module), {})
     if form is None or form not in known:
         known[form] = _bends(module)

@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.edits.child_swap import swap_actions, try_together
-from sesurgery.edits.insert_code import insert_actions
+from sesurgery.edits.insert_code import insert_actions, with_notes
 from sesurgery.edits.kinds import KINDS, Proposal, Target
 from sesurgery.edits.written_gates import bypass_actions
-from sesurgery.errors import StalePlanError, Unfit, UnfitHost, UnknownNameError
+from sesurgery.errors import StalePlanError, Unfit, UnfitHosts, UnknownNameError
 from sesurgery.operating.actions import Action, SetChild
 from sesurgery.placement.inherited_options import dtype_at
 from sesurgery.placement.site_facts import facts
 from sesurgery.plans import BypassGate, Diff, Edit, Skip, SwapChild
 from sesurgery.recipe.rules import Rule
 from sesurgery.recipe.selectors import SiteFacts
+from sesurgery.rewriting.trial import try_each
 from sesurgery.tracing.fingerprint import fingerprint
 from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import join
@@ -34,7 +35,30 @@ class Step:
 
 
 def plan_step(anatomy: Anatomy, rule: Rule, number: int) -> Step:
-    """The edits of a rule, the ``number``-th of its recipe. What it cannot change is skipped, with the reason."""
+    """The edits of a rule, the ``number``-th of its recipe. What it cannot change is skipped, with the reason.
+
+    The edits of a host are tried all at once. Only where that fails they are planned again, each tried by itself.
+    """
+    survey = anatomy.survey
+    edits, skips = _edits(anatomy, rule, number)
+    while True:
+        try:
+            actions, diffs = realise(anatomy, edits)
+        except UnfitHosts as unfit:
+            untried = [path for path in unfit.reasons if try_each(survey, survey.module(path))]
+            if untried:
+                edits, skips = _edits(anatomy, rule, number)
+                continue
+            skips += [
+                Skip(edit.path, unfit.reasons[edit.host], edit.at) for edit in edits if edit.host in unfit.reasons
+            ]
+            edits = [edit for edit in edits if edit.host not in unfit.reasons]
+        else:
+            edits = with_notes(survey, edits)
+            return Step(tuple(edits), _in_dtype(survey, edits, actions), tuple(diffs), tuple(skips))
+
+
+def _edits(anatomy: Anatomy, rule: Rule, number: int) -> tuple[list[Edit], list[Skip]]:
     kind = KINDS[rule.action]
     edits: list[Edit] = []
     skips: list[Skip] = []
@@ -53,16 +77,8 @@ def plan_step(anatomy: Anatomy, rule: Rule, number: int) -> Step:
     try:
         try_together(anatomy.survey, edits)
     except Unfit as reason:
-        skips += [Skip(edit.path, str(reason), edit.at) for edit in edits]
-        edits = []
-    while True:
-        try:
-            actions, diffs = realise(anatomy, edits)
-        except UnfitHost as unfit:
-            skips += [Skip(edit.path, str(unfit), edit.at) for edit in edits if edit.host == unfit.host]
-            edits = [edit for edit in edits if edit.host != unfit.host]
-        else:
-            return Step(tuple(edits), _in_dtype(anatomy.survey, edits, actions), tuple(diffs), tuple(skips))
+        return [], skips + [Skip(edit.path, str(reason), edit.at) for edit in edits]
+    return edits, skips
 
 
 def _left_out(rule: Rule, known: SiteFacts) -> str | None:
@@ -81,8 +97,9 @@ def replay_step(anatomy: Anatomy, edits: Sequence[Edit]) -> Step:
             raise StalePlanError(problem, where=edit.path, remedy="import the file that registers them first") from None
     try:
         actions, diffs = realise(anatomy, edits)
-    except UnfitHost as unfit:
-        raise StalePlanError(str(unfit), where=unfit.host, remedy="plan again on this model") from None
+    except UnfitHosts as unfit:
+        host, problem = next(iter(unfit.reasons.items()))
+        raise StalePlanError(problem, where=host, remedy="plan again on this model") from None
     return Step(tuple(edits), _in_dtype(anatomy.survey, edits, actions), tuple(diffs))
 
 
@@ -124,7 +141,7 @@ def realise(anatomy: Anatomy, edits: Iterable[Edit]) -> tuple[list[Action], list
 
     Raises:
         StalePlanError: the model is not what the edits were made for.
-        UnfitHost: a host cannot be given a new forward.
+        UnfitHosts: some cannot be given a new forward.
     """
     survey = anatomy.survey
     hosts: dict[str, list[Edit]] = defaultdict(list)
@@ -133,6 +150,7 @@ def realise(anatomy: Anatomy, edits: Iterable[Edit]) -> tuple[list[Action], list
         _verify(survey, edit)
         (swaps if isinstance(edit.change, SwapChild) else hosts[edit.host]).append(edit)
     actions, diffs = swap_actions(survey, swaps)
+    unfit: dict[str, str] = {}
     for path, group in hosts.items():
         try:
             if any(isinstance(edit.change, BypassGate) for edit in group):
@@ -140,9 +158,12 @@ def realise(anatomy: Anatomy, edits: Iterable[Edit]) -> tuple[list[Action], list
             else:
                 more, diff = insert_actions(survey, survey.module(path), group)
         except Unfit as reason:
-            raise UnfitHost(path, str(reason)) from None
-        actions += more
-        diffs += diff
+            unfit[path] = str(reason)
+        else:
+            actions += more
+            diffs += diff
+    if unfit:
+        raise UnfitHosts(unfit)
     return actions, diffs
 
 

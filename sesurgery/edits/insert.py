@@ -84,7 +84,7 @@ class InsertKind:
         else:
             change, host, name = insertion(survey, site, spot.ordinal, edit, layer, spot.names)
             path = join(survey.paths[host], name)
-        notes = (*notes_on(survey, host, change, path.rpartition(".")[2]), *size_notes(layer))
+        notes = (*notes_on(survey, host), *size_notes(layer))
         return Proposal(path, change, layer.module, params, macs, notes)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 from torch.fx import GraphModule
@@ -14,7 +16,7 @@ from sesurgery.operating.compiled_method import EditedMethod
 from sesurgery.operating.edited_class import edited_methods, merged, original_class
 from sesurgery.plans import AppendBehind, Diff, Edit, FillSocket, InsertIntoGraph, Insertion, RewriteForward
 from sesurgery.rewriting.author_source import shown_file, text_of
-from sesurgery.rewriting.trial import behind, in_graph, with_layers
+from sesurgery.rewriting.trial import Written, behind, in_graph, with_layers
 from sesurgery.rewriting.validation import Insertion as Call
 from sesurgery.substitutes.registry import Build
 from sesurgery.tracing.survey import Survey
@@ -41,14 +43,42 @@ def insert_actions(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> tu
 
 def _methods(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> tuple[EditedMethod, ...]:
     """The edited methods of a host, where its edits need some."""
-    kind = type(host)
-    filling = [name_of(edit) for edit in edits if isinstance(edit.change, FillSocket)]
-    sockets = tuple(name for name in filling if host._modules.get(name) is None)
-    insertions = tuple(_call(edit) for edit in edits if isinstance(edit.change, RewriteForward))
-    methods = merged(kind, with_layers(survey, host, insertions, sockets).methods) if insertions else ()
+    written = _written(survey, host, edits)
+    methods = () if written is None else merged(type(host), written.methods)
     names = tuple(name_of(edit) for edit in edits if isinstance(edit.change, AppendBehind))
-    inside = (*sockets, *(insertion.name for insertion in insertions))
+    inside = (*_sockets(host, edits), *(name_of(edit) for edit in edits if isinstance(edit.change, RewriteForward)))
     return behind(survey, host, names, methods, inside) if names else methods
+
+
+def _sockets(host: nn.Module, edits: Sequence[Edit]) -> tuple[str, ...]:
+    """The places that are empty and are filled."""
+    filling = [name_of(edit) for edit in edits if isinstance(edit.change, FillSocket)]
+    return tuple(name for name in filling if host._modules.get(name) is None)
+
+
+def _written(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> Written | None:
+    insertions = tuple(_call(edit) for edit in edits if isinstance(edit.change, RewriteForward))
+    return with_layers(survey, host, insertions, _sockets(host, edits)) if insertions else None
+
+
+def with_notes(survey: Survey, edits: Sequence[Edit]) -> list[Edit]:
+    """The edits, which can be made, with a note where other methods of a host cannot be edited like its forward."""
+    hosts: dict[str, list[Edit]] = defaultdict(list)
+    for edit in edits:
+        hosts[edit.host].append(edit)
+    notes = {path: _note(survey, survey.module(path), group) for path, group in hosts.items()}
+    return [
+        replace(edit, notes=(*edit.notes, *notes[edit.host])) if isinstance(edit.change, RewriteForward) else edit
+        for edit in edits
+    ]
+
+
+def _note(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> tuple[str, ...]:
+    written = _written(survey, host, edits)
+    if written is None or not written.without:
+        return ()
+    kind = original_class(type(host)).__name__
+    return (f"where {kind}.{', '.join(written.without)} is called in place of forward, this layer is skipped",)
 
 
 def _call(edit: Edit) -> Call:

@@ -254,7 +254,20 @@ def end_of_backbone(anatomy: Anatomy, at: At) -> Found:
         and not isinstance(module, TO_ONE_PLACE)
     ]
     for module in maps[-1:]:
-        yield output_site(anatomy, module)
+        site = output_site(anatomy, module)
+        yield site if isinstance(site, Skip) else replace(site, value=_merged(anatomy, site.host, site.value))
+
+
+def _merged(anatomy: Anatomy, host: nn.Module, value: Node) -> Node:
+    """What a forward without blocks of its own adds its last feature map to, as a traced network does."""
+    merges = {merge.node for merge in anatomy.merges.get(host, ())}
+    last = value
+    while len(value.users) == 1 and carries(value := next(iter(value.users))):
+        if value in merges and resolution(value.meta["val"]) == resolution(last.meta["val"]):
+            last = value
+        elif value.op != "call_module" or host.get_submodule(str(value.target)) not in anatomy.attention:
+            break
+    return last
 
 
 def _after(anatomy: Anatomy, at: At) -> Found:

@@ -10,13 +10,12 @@ from torch.fx import GraphModule
 
 from sesurgery import attention
 from sesurgery.errors import Unfit
-from sesurgery.operating.edited_class import original_class
 from sesurgery.placement.sites import Site
 from sesurgery.placement.sockets import socket_at
-from sesurgery.plans import AppendBehind, AttentionLayer, Change, FillSocket, InsertIntoGraph, Insertion, RewriteForward
+from sesurgery.plans import AppendBehind, AttentionLayer, FillSocket, InsertIntoGraph, Insertion, RewriteForward
 from sesurgery.recipe.rules import Insert, Replace
 from sesurgery.recording.recorder import has_own_forward
-from sesurgery.rewriting.trial import behind, in_graph, with_layers
+from sesurgery.rewriting.trial import behind, tried
 from sesurgery.rewriting.validation import Insertion as Planned
 from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import join
@@ -48,13 +47,12 @@ def insertion(
     followed = _followed(survey, site)
     if followed is None:
         name = _free_name(site.host, edit, site.role, names[site.host])
-        if isinstance(site.host, GraphModule):
-            in_graph(survey, site.host, (Planned(name, site.value.name, users),))
-            names[site.host].add(name)
-            return InsertIntoGraph(layer, site.value.name, users, ordinal), site.host, name
+        graph = isinstance(site.host, GraphModule)
         try:
-            with_layers(survey, site.host, (Planned(name, site.value.name, users),))
+            tried(survey, site.host, Planned(name, site.value.name, users))
         except Unfit:
+            if graph:
+                raise
             outer = _outer(survey, site)
             if outer is not None:
                 return insertion(survey, outer, ordinal, edit, layer, names)
@@ -63,7 +61,8 @@ def insertion(
             followed = _last_layer_of(site)
         else:
             names[site.host].add(name)
-            return RewriteForward(layer, site.value.name, users, ordinal), site.host, name
+            change = InsertIntoGraph if graph else RewriteForward
+            return change(layer, site.value.name, users, ordinal), site.host, name
     name = _free_name(followed, edit, site.role, names[followed])
     behind(survey, followed, (name,))
     names[followed].add(name)
@@ -144,7 +143,7 @@ def _free_name(host: nn.Module, edit: Insert, role: str, names: set[str]) -> str
     return next(name for name in candidates if free(name))
 
 
-def notes_on(survey: Survey, host: nn.Module, change: Change, name: str) -> tuple[str, ...]:
+def notes_on(survey: Survey, host: nn.Module) -> tuple[str, ...]:
     """What a user should know about an edit of this host."""
     notes = []
     mounts, calls = survey.mounts[host], survey.probe.calls.get(host, 0)
@@ -152,12 +151,6 @@ def notes_on(survey: Survey, host: nn.Module, change: Change, name: str) -> tupl
         notes.append(f"mounted at {', '.join(mounts)}: one host, edited once")
     if calls > 1:
         notes.append(f"called {calls} times in one forward: one host, edited once")
-    others: tuple[str, ...] = ()
-    if isinstance(change, RewriteForward):
-        others = with_layers(survey, host, (Planned(name, change.value, change.users),)).without
-    if others:
-        kind = original_class(type(host)).__name__
-        notes.append(f"where {kind}.{', '.join(others)} is called in place of forward, this layer is skipped")
     return tuple(notes)
 
 

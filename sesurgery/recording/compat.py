@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import _C, Tensor, nn
 from torch._C import DisableTorchFunction as Unnoted
 from torch._C._functorch import get_unwrapped
 from torch._C._functorch import is_functorch_wrapped_tensor as is_wrapped
@@ -45,9 +45,13 @@ __all__ = [
     "saved_buffers",
     "set_border",
     "storage_of",
+    "undispatched",
     "unwrapped",
     "viewed",
 ]
+
+# While it is active, no mode is told of operations.
+undispatched = _C._DisableTorchDispatch
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from sesurgery.plans import Cost, added
 from sesurgery.recording.channel_axes import propagate
 from sesurgery.recording.compat import TorchDispatchMode, packet, saved_buffers, storage_of
-from sesurgery.recording.fast_shapes import quick_result
+from sesurgery.recording.fast_shapes import result
 from sesurgery.recording.nested import tensors_in
 
 _MAC_KINDS = {"convolution": "conv", "_convolution": "conv", "addmm": "linear", "mm": "linear"}
@@ -140,9 +140,7 @@ class CountingMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operation = packet(func)
         name = operation.__name__
-        output = quick_result(name, args, kwargs or {})
-        if output is None:
-            output = func(*args, **(kwargs or {}))
+        output = result(func, args, kwargs or {})
         self._count(operation, name, args, kwargs or {}, output)
         if self.kept is not None and name in _ATTENTION:
             self.kept.saw(name, args, output)

@@ -1,117 +1,119 @@
-"""Results of the commonest operations on ``meta`` tensors without asking torch, whose own kernels for them are Python.
+"""What operations on ``meta`` tensors give, remembered: torch is asked once for each operation and sizes.
 
-On ``meta`` a batch norm or a ReLU computes nothing: its result is an empty tensor like its input. torch finds that out
-through decompositions that take most of the time of a forward. Anything out of the ordinary is left to torch.
+On ``meta`` a batch norm or a softmax computes nothing: its result is an empty tensor, and its shape, strides and dtype
+depend on nothing but those of what it takes. torch finds them by kernels and decompositions in Python that take most
+of the time of a forward; the blocks of a network ask the same again and again. Views are left to torch, which are quick
+and share memory, and so is anything out of the ordinary.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-_UNARY = frozenset("relu silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu mish clone".split())
-_BINARY = frozenset("add mul sub".split())
+_CONSTANTS = frozenset(
+    (type(None), bool, int, float, str, torch.Size, torch.dtype, torch.layout, torch.memory_format, torch.device)
+)
+_TENSORS = (torch.Tensor, torch.nn.Parameter)
+_MOST = 20_000  # sizes and operations remembered before all are forgotten
+_RESULTS: dict[Any, Any] = {}
 
 
-def quick_result(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What the aten operation ``name`` gives, or None where torch has to say.
+def result(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """What ``operation`` gives.
 
     Args:
-        name: of the operation, with its ``_`` where it works in place.
-        args, kwargs: its arguments; tensors on ``meta``.
+        operation: an overload of an aten operation (``torch.ops.aten.add.Tensor``).
+        args, kwargs: its arguments.
     """
-    first = args[0] if args else None
-    if kwargs or not isinstance(first, torch.Tensor) or not first.is_meta or not first.is_floating_point():
-        return None
-    rule = _RULES.get(name)
-    if rule is not None:
-        return rule(first, args)
-    plain = name.rstrip("_")
-    if plain in _UNARY or (plain in _BINARY and _keeps_shape(first, args[1])):
-        return first if name.endswith("_") else torch.empty_like(first)
-    return None
-
-
-def _convolution(x: torch.Tensor, args: tuple[Any, ...]) -> torch.Tensor | None:
-    """A convolution's result: of the shape that torch found for the same sizes before."""
-    weight = args[1]
-    if not (x.is_contiguous() and weight.is_contiguous()):
-        return None
-    settings = tuple(tuple(arg) if isinstance(arg, list) else arg for arg in args[3:])
-    shape = _convolved(tuple(x.shape), tuple(weight.shape), settings)
-    return torch.empty(shape, dtype=x.dtype, device="meta")
+    manner = _manner(operation)
+    key = None if manner is None else _key(operation, args, kwargs)
+    if key is None:
+        return operation(*args, **kwargs)
+    known = _RESULTS.get(key)
+    if known is not None:
+        return args[0] if manner == "in place" else _again(known)
+    output = operation(*args, **kwargs)
+    known = _described_in_place(args[0], key) if manner == "in place" else _described(output, args)
+    if known is not None:
+        if len(_RESULTS) >= _MOST:
+            _RESULTS.clear()
+        _RESULTS[key] = known
+    return output
 
 
 @functools.lru_cache(maxsize=4096)
-def _convolved(x: tuple[int, ...], weight: tuple[int, ...], settings: tuple[Any, ...]) -> torch.Size:
-    like, kernel = torch.empty(x, device="meta"), torch.empty(weight, device="meta")
-    plain = [list(item) if isinstance(item, tuple) else item for item in settings]
-    return torch.ops.aten.convolution.default(like, kernel, None, *plain).shape
-
-
-def _batch_norm(x: torch.Tensor, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
-    nothing = torch.empty(0, dtype=x.dtype, device="meta")
-    return torch.empty_like(x), nothing, nothing
-
-
-def _batch_norm_or_its_training(x: torch.Tensor, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...] | None:
-    training = args[5]
-    return None if training else _batch_norm(x, args)
-
-
-def _layer_norm(x: torch.Tensor, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...] | None:
-    normalized = tuple(args[1])
-    kept = x.ndim - len(normalized)
-    if x.dtype != torch.float32 or not x.is_contiguous() or tuple(x.shape[kept:]) != normalized:
+def _manner(operation: Any) -> str | None:
+    """How an operation gives its result: as something new, by writing it into its first argument, or as neither."""
+    schema = operation._schema
+    aliases = [argument.alias_info is not None for argument in schema.arguments]
+    returned = [value.alias_info is not None for value in schema.returns]
+    if not schema.name.startswith("aten::"):
         return None
-    statistics = (*x.shape[:kept], *(1 for _ in normalized))
-    return torch.empty_like(x), torch.empty(statistics, device="meta"), torch.empty(statistics, device="meta")
+    if not any(aliases) and not any(returned):
+        return "new"
+    first = schema.arguments[0].alias_info
+    in_place = first is not None and first.is_write and not any(aliases[1:]) and returned == [True]
+    return "in place" if in_place else None
 
 
-def _addmm(bias: torch.Tensor, args: tuple[Any, ...]) -> torch.Tensor | None:
-    one, two = args[1], args[2]
-    if not (one.dtype == two.dtype == bias.dtype) or one.shape[1] != two.shape[0]:
+def _key(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """All that the result depends on; None where that cannot be said."""
+    try:
+        key = _part(args)
+        if not kwargs:
+            return None if not _on_meta(args) else (operation, torch.get_default_dtype(), key)
+        if not _on_meta(args):
+            return None
+        return operation, torch.get_default_dtype(), key, _part(tuple(kwargs)), _part(tuple(kwargs.values()))
+    except TypeError:
         return None
-    if bias.ndim != 1 or bias.shape[0] != two.shape[1]:
-        return None
-    return torch.empty((one.shape[0], two.shape[1]), dtype=bias.dtype, device="meta")
 
 
-def _mean(x: torch.Tensor, args: tuple[Any, ...]) -> torch.Tensor | None:
-    if len(args) < 2 or not args[1] or not x.is_contiguous():
-        return None
-    if any(not -x.ndim <= dim < x.ndim for dim in args[1]):
-        return None
-    gone = {dim % x.ndim for dim in args[1]}
-    keeps = len(args) > 2 and args[2]
-    shape = [1 if dim in gone else size for dim, size in enumerate(x.shape) if keeps or dim not in gone]
-    return torch.empty(shape, dtype=x.dtype, device="meta")
-
-
-_RULES: dict[str, Callable[[torch.Tensor, tuple[Any, ...]], Any]] = {
-    "convolution": _convolution,
-    "native_batch_norm": _batch_norm_or_its_training,
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    "native_layer_norm": _layer_norm,
-    "addmm": _addmm,
-    "mean": _mean,
-}
-
-
-def _keeps_shape(one: torch.Tensor, two: Any) -> bool:
-    """Whether the second operand changes neither shape nor dtype nor layout of the first."""
-    if not isinstance(two, torch.Tensor):
-        return isinstance(two, (int, float)) and not isinstance(two, bool)
-    if not two.is_meta or two.dtype != one.dtype:
-        return False
-    if two.shape == one.shape:
-        return two.stride() == one.stride()
-    return (
-        one.is_contiguous()
-        and two.is_contiguous()
-        and two.ndim <= one.ndim
-        and all(b in (1, a) for a, b in zip(reversed(one.shape), reversed(two.shape), strict=False))
+def _on_meta(args: Sequence[Any]) -> bool:
+    first = args[0] if args else None
+    return isinstance(first, torch.Tensor) or (
+        isinstance(first, list) and isinstance(next(iter(first), None), torch.Tensor)
     )
+
+
+def _part(value: Any) -> Any:
+    """An argument to be compared. Raises ``TypeError`` where there is more to it."""
+    kind = type(value)
+    if kind in _TENSORS:
+        if not value.is_meta or value.layout is not torch.strided or value.is_complex():
+            raise TypeError
+        return value.shape, value.stride(), value.dtype
+    if kind is list or kind is tuple:
+        return tuple([_part(item) for item in value])
+    if kind not in _CONSTANTS:
+        raise TypeError
+    return value if kind is int else (kind, value)
+
+
+def _described(output: Any, args: Sequence[Any]) -> Any:
+    """Shape, strides and dtype of what was given, memory of its own; None for anything else."""
+    if type(output) in (list, tuple):
+        parts = [_described(item, args) for item in output]
+        return None if None in parts else (type(output), parts)
+    if type(output) is not torch.Tensor or not output.is_meta or output.layout is not torch.strided:
+        return None
+    if output.is_complex() or any(output is arg for arg in args):
+        return None
+    return tuple(output.shape), output.stride(), output.dtype
+
+
+def _described_in_place(written: torch.Tensor, key: Any) -> Any:
+    """Whether writing left the shape as it was."""
+    return True if _part(written) == key[2][0] else None
+
+
+def _again(known: Any) -> Any:
+    if isinstance(known[0], type):
+        kind, parts = known
+        return kind([_again(part) for part in parts])
+    shape, stride, dtype = known
+    return torch.empty_strided(shape, stride, dtype=dtype, device="meta")

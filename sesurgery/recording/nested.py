@@ -24,6 +24,8 @@ def shapes_in(value: Any) -> list[tuple[int, ...]]:
 
 def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
     """A nested value with ``function`` applied to every tensor in it."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
     return pytree.tree_map_only(torch.Tensor, function, value)
 
 

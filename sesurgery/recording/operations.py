@@ -60,9 +60,12 @@ def written(value: Any, by: Any) -> Any:
 
 
 class HostGraph:
-    """The graph of one call of a module, as it grows."""
+    """The graph of one call of a module, as it grows; ``key`` is what the call has in common with others."""
 
-    def __init__(self, module: nn.Module, arguments: Iterable[tuple[str, Any]], end: types.CodeType) -> None:
+    def __init__(
+        self, module: nn.Module, arguments: Iterable[tuple[str, Any]], end: types.CodeType, key: Any = None
+    ) -> None:
+        self.key = key
         self.module = module
         self.end = end
         self.graph = Graph()
@@ -229,7 +232,7 @@ class OperationsMode(TorchFunctionMode):
 
 def another_name(tensor: torch.Tensor) -> torch.Tensor:
     """The same tensor as another object: what passes its input on is told from its input."""
-    alias = torch.ops.aten.alias(tensor)
+    alias = torch.ops.aten.alias.default(tensor)
     copy_labels(tensor, alias)
     return alias
 

@@ -19,7 +19,7 @@ from torch.fx import Graph
 from sesurgery.plans import Cost
 from sesurgery.recording.author_places import place_in
 from sesurgery.recording.channel_axes import assume, mark_activation
-from sesurgery.recording.compat import is_wrapped
+from sesurgery.recording.compat import Unnoted, is_wrapped, undispatched
 from sesurgery.recording.costs import CountingMode, KeptBytes
 from sesurgery.recording.module_state import kept, undisturbed
 from sesurgery.recording.nested import batch_of, map_tensors, one_sample, tensors_in
@@ -73,7 +73,14 @@ class Probe:
     cost: Cost
 
 
-def run(model: nn.Module, args: tuple[Any, ...], *, device: bool = True, gradients: bool = True) -> Probe:
+def run(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    *,
+    device: bool = True,
+    gradients: bool = True,
+    alike: Callable[[Frame], Any] | None = None,
+) -> Probe:
     """Run ``model(*args)`` once in eval mode and record every call.
 
     Args:
@@ -82,9 +89,10 @@ def run(model: nn.Module, args: tuple[Any, ...], *, device: bool = True, gradien
         device: whether tensors that a forward makes without naming a device lie where the input does; without, they
             lie where torch makes them, which is quicker and seldom matters.
         gradients: whether autograd watches, which tells what a training step keeps.
+        alike: what two calls have in common that do the same (None: nothing). They run, and share a graph.
     """
     counting = CountingMode()
-    recorder = Recorder(counting, True, gradients)
+    recorder = Recorder(counting, True, gradients, alike)
     model.eval()
     for leaf in tensors_in(args):
         mark_activation(leaf)
@@ -158,8 +166,8 @@ def record_call(module: nn.Module, frame: Frame, gradients: bool = False) -> Fra
             if gradients:
                 return recorded(device, True)
             return _with_gradients_if_needed(functools.partial(recorded, device))
-        except Exception as error:
-            failure = error
+        except RuntimeError as error:
+            failure = error  # tensors that the forward makes may have to lie where the input does
     raise failure
 
 
@@ -193,7 +201,13 @@ def _with_gradients_if_needed(recorded: Callable[[bool], _T]) -> _T:
 class Recorder:
     """Builds the tree of calls. For the time of a forward each module answers its calls through :meth:`_called`."""
 
-    def __init__(self, counting: CountingMode, operations: bool, gradients: bool) -> None:
+    def __init__(
+        self,
+        counting: CountingMode,
+        operations: bool,
+        gradients: bool,
+        alike: Callable[[Frame], Any] | None = None,
+    ) -> None:
         self.counting = counting
         self.gradients = gradients
         self.frames: list[Frame] = []
@@ -202,6 +216,8 @@ class Recorder:
         self.mode = OperationsMode(counting.origins) if operations else None
         self.thread = threading.get_ident()
         self.answers: dict[nn.Module, deque[Frame]] = {}
+        self.alike = alike
+        self.known: dict[Any, Graph] = {}
 
     def record(
         self,
@@ -222,41 +238,50 @@ class Recorder:
     def _called(self, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != self.thread:
             return forward(*args, **kwargs)
-        frame = Frame(module, light(args), light(kwargs))
-        caller = self.graphs[-1] if self.graphs else None
-        self._push(frame, forward, args, kwargs)
-        inputs = flat_tensors((args, kwargs))
-        versions = [version_of(tensor) for tensor in inputs]
-        known = self._answer(frame, any(map(is_wrapped, inputs)))
-        tally = self.counting.enter(module)
+        with Unnoted():
+            frame = Frame(module, light(args), light(kwargs))
+            caller = self.graphs[-1] if self.graphs else None
+            inputs = flat_tensors((args, kwargs))
+            versions = [version_of(tensor) for tensor in inputs]
+            samples = any(map(is_wrapped, inputs))
+            known = self._answer(frame, samples)
+            self._push(frame, forward if known is None else None, args, kwargs, samples)
+            tally = self.counting.enter(module)
         try:
-            output = forward(*args, **kwargs) if known is None else map_tensors(another_name, known.output)
+            output = forward(*args, **kwargs) if known is None else _again(known.output)
         except BaseException:
             self._pop()
             raise  # the caller may catch it and go another way: then the call is no part of what it does
         finally:
             self.counting.tally = tally
-        changed = [tensor for tensor, old in zip(inputs, versions, strict=True) if version_of(tensor) != old]
+        with Unnoted():
+            changed = [tensor for tensor, old in zip(inputs, versions, strict=True) if version_of(tensor) != old]
         frame.writes = bool(changed)
         if not changed:
             output = _renamed(output, inputs)
         graph = self._pop()
-        if graph is not None:
-            graph.close(output, self.counting.origins)
-        frame.output = light(output)
-        if caller is not None:
-            self._note(caller, frame, (args, kwargs), output, changed)
+        with Unnoted():
+            if graph is not None:
+                graph.close(output, self.counting.origins)
+                if graph.key is not None:
+                    self.known[graph.key] = graph.graph
+            frame.output = light(output)
+            if caller is not None:
+                self._note(caller, frame, (args, kwargs), output, changed)
         if self.frames:
             self.frames[-1].children.append(frame)
         else:
             self.root = frame
         return output
 
-    def _push(self, frame: Frame, forward: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    def _push(self, frame: Frame, forward: Callable[..., Any] | None, args: Any, kwargs: Any, samples: bool) -> None:
         graph = None
-        if self.mode is not None and _is_host(forward):
-            graph = HostGraph(frame.module, _arguments(forward, args, kwargs), _BOUNDARY)
-            frame.graph = graph.graph
+        if self.mode is not None and forward is not None and _is_host(forward):
+            key = None if self.alike is None or samples else self.alike(frame)
+            frame.graph = self.known.get(key)
+            if frame.graph is None:
+                graph = HostGraph(frame.module, _arguments(forward, args, kwargs), _BOUNDARY, key)
+                frame.graph = graph.graph
         self.frames.append(frame)
         self.graphs.append(graph)
         if self.mode is not None:
@@ -264,7 +289,7 @@ class Recorder:
 
     def _answer(self, frame: Frame, samples: bool) -> Frame | None:
         """The recorded call that stands for a call of a child; None where it has to run, as on samples of vmap."""
-        answers = self.answers.get(frame.module) if len(self.frames) == 2 else None
+        answers = self.answers.get(frame.module) if len(self.frames) == 1 else None
         if not answers:
             return None
         known = answers.popleft()
@@ -288,7 +313,7 @@ class Recorder:
             node = caller.graph.call_function(opaque, (*args, *kwargs.values()))
         else:
             node = caller.graph.call_module(path, args, kwargs)
-        node.meta.update(val=frame.output, place=place_in(sys._getframe(2), _BOUNDARY, caller.own), call=frame)
+        node.meta.update(val=frame.output, place=place_in(sys._getframe(2), _BOUNDARY, caller.own))
         if changed:
             node.meta["writes"] = tuple(caller.node_of(tensor, origins) for tensor in changed)
         returned = {id(tensor) for tensor in flat_tensors(output)}
@@ -353,6 +378,12 @@ def _parameters(function: Any, bound: bool) -> tuple[tuple[str, ...], str]:
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = tuple(parameter.name for parameter in parameters if parameter.kind in plain)
     return names, next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), "args")
+
+
+def _again(output: Any) -> Any:
+    """What a call gave before, as objects of their own; no operation of the model's."""
+    with Unnoted(), undispatched():
+        return map_tensors(another_name, output)
 
 
 def _renamed(output: Any, inputs: list[torch.Tensor]) -> Any:

@@ -14,6 +14,7 @@ import linecache
 import sys
 import tokenize
 import types
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -30,6 +31,8 @@ from sesurgery.operating.compiled_method import (
     same_code,
 )
 from sesurgery.operating.edited_class import edited_methods, original_class
+
+_Text = tuple[str, int, int, Definition]
 
 
 class Span(NamedTuple):
@@ -201,10 +204,18 @@ def _is_the_method(function: types.FunctionType, raw: object, attribute: str) ->
     return wrapped is function or function.__name__ == attribute
 
 
-def _text_of(function: types.FunctionType) -> tuple[str, int, int, Definition]:
+# The code, the lines and what was read in them, as long as nobody reads the file again.
+_READ: weakref.WeakKeyDictionary[types.FunctionType, tuple[types.CodeType, Sequence[str], _Text]]
+_READ = weakref.WeakKeyDictionary()
+
+
+def _text_of(function: types.FunctionType) -> _Text:
     code = function.__code__
     name = code.co_qualname
     lines = linecache.getlines(code.co_filename, function.__globals__)
+    known = _READ.get(function)
+    if known is not None and known[0] is code and known[1] is lines:
+        return known[2]
     if not lines:
         raise Unfit(f"there is no source of {name}")
     text = _matching(code, lines)
@@ -212,13 +223,14 @@ def _text_of(function: types.FunctionType) -> tuple[str, int, int, Definition]:
         # What linecache remembers may be older than what was imported.
         linecache.checkcache(code.co_filename)
         newer = linecache.getlines(code.co_filename, function.__globals__)
-        text = _matching(code, newer) if newer != lines else None
+        text, lines = (_matching(code, newer) if newer != lines else None), newer
     if text is None:
         raise Unfit(f"the source of {name} is not what runs: {code.co_filename} changed on disk since it was imported")
+    _READ[function] = code, lines, text
     return text
 
 
-def _matching(code: types.CodeType, lines: Sequence[str]) -> tuple[str, int, int, Definition] | None:
+def _matching(code: types.CodeType, lines: Sequence[str]) -> _Text | None:
     """The lines that compile to ``code``, and which function of theirs it is."""
     for text, line in _lambda_texts(code, lines) if code.co_name == "<lambda>" else _def_texts(code, lines):
         try:

@@ -65,6 +65,23 @@ def with_layers(
     return _remembered(survey, host, (insertions, sockets), lambda: _with_layers(survey, host, insertions, sockets))
 
 
+def try_each(survey: Survey, host: nn.Module) -> bool:
+    """From now on each edit of the host is tried by itself when it is planned; whether that was not so before."""
+    is_new = ("each", host) not in survey.memo
+    survey.memo["each", host] = True
+    return is_new
+
+
+def tried(survey: Survey, host: nn.Module, insertion: Insertion) -> None:
+    """Try an insertion by itself, if those of its host are not to be tried all at once later. Raises ``Unfit``."""
+    if ("each", host) not in survey.memo:
+        return
+    if isinstance(host, GraphModule):
+        in_graph(survey, host, (insertion,))
+    else:
+        with_layers(survey, host, (insertion,))
+
+
 def in_graph(survey: Survey, host: GraphModule, insertions: tuple[Insertion, ...]) -> tuple[GraphCall, ...]:
     """The calls to be put into the graphs of a host: tried in eval mode.
 
@@ -77,7 +94,7 @@ def in_graph(survey: Survey, host: GraphModule, insertions: tuple[Insertion, ...
 def _in_graph(survey: Survey, host: GraphModule, insertions: tuple[Insertion, ...]) -> tuple[GraphCall, ...]:
     bench = _Bench.of(survey, host)
     frame = survey.different_calls(host)[0]
-    graph, _ = bench.as_it_was(frame, ())
+    graph, _ = bench.as_it_was(frame)
     calls = calls_in(host, graph, insertions)
     names = [call.name for call in calls]
     with filled(host, names):
@@ -149,28 +166,12 @@ def _ties(host: nn.Module) -> tuple[int, ...]:
 def _with_layers(
     survey: Survey, host: nn.Module, insertions: tuple[Insertion, ...], sockets: tuple[str, ...]
 ) -> Written:
-    bench = _Bench.of(survey, host)
-    host = bench.host
-    with filled(host, sockets):
-        before = [(frame, *bench.as_it_was(frame, sockets)) for frame in survey.different_calls(bench.twin)]
-        frame, graph, _ = before[0]
-        settled = [_settled(host, graph, insertion) for insertion in insertions]
-
-        def trial(methods: Sequence[EditedMethod], chosen: Sequence[Insertion]) -> None:
-            names = [insertion.name for insertion in chosen]
-            with filled(host, names), _as(host, methods):
-                for index, (call, eval_mode, train_mode) in enumerate(before):
-                    if index:
-                        check_but_for(eval_mode, bench.tried(call), names)
-                    else:
-                        check(eval_mode, bench.tried(call), chosen)
-                    if _asks_for_gradients(eval_mode):
-                        check_but_for(eval_mode, bench.tried(call, gradients=True), names)
-                    if train_mode is not None:
-                        with training(host):
-                            check_but_for(train_mode, bench.tried(call), names)
-
-        methods = edited_methods_for(type(host), graph, settled, trial)
+    bench = _Bench.of(survey, host, sockets)
+    frame = survey.different_calls(bench.twin)[0]
+    with filled(bench.host, sockets):
+        graph = bench.recorded(frame)
+        settled = [_settled(bench.host, graph, insertion) for insertion in insertions]
+        methods = edited_methods_for(type(bench.host), graph, settled, bench.try_out)
         more, without = _in_other_methods(bench, frame, graph, settled, methods)
     return Written((*methods, *more), without)
 
@@ -185,9 +186,7 @@ def _settled(host: nn.Module, graph: Graph, insertion: Insertion) -> Insertion:
 
     So it is in torch's FloatFunctional, and where a function of somebody else's scales what it returns.
     """
-    node = next((node for node in graph.nodes if node.name == insertion.value), None)
-    if node is None:
-        raise Unfit("called again with the same arguments, its forward takes another way")
+    node = _node_of(graph, insertion)
     value: Node = node
     while len(value.users) == 1 and value.meta.get("place") is not None:
         user = next(iter(value.users))
@@ -198,6 +197,13 @@ def _settled(host: nn.Module, graph: Graph, insertion: Insertion) -> Insertion:
             break
         value = user
     return insertion if value is node else Insertion(insertion.name, value.name)
+
+
+def _node_of(graph: Graph, insertion: Insertion) -> Node:
+    node = next((node for node in graph.nodes if node.name == insertion.value), None)
+    if node is None:
+        raise Unfit("called again with the same arguments, its forward takes another way")
+    return node
 
 
 def _in_other_methods(
@@ -269,7 +275,7 @@ def _without_gates(survey: Survey, host: nn.Module, bypasses: tuple[Bypass, ...]
     frame, *others = survey.different_calls(host)
     if others:
         raise Unfit("its forward is called in several ways, and the gate is not the same in each")
-    graph, _ = bench.as_it_was(frame, ())
+    graph, _ = bench.as_it_was(frame)
     methods = methods_without(type(bench.host), graph, bypasses)
     names = [bypass.name for bypass in bypasses if bypass.name is not None]
     with filled(bench.host, names), _as(bench.host, methods):
@@ -287,16 +293,18 @@ class _Bench:
         twin: the host of the weightless copy.
         host: the one to be run: the same, or where its code looks at values that of the copy with numbers.
         survey: whose copies they belong to.
+        sockets: its empty places that are filled by the same operation.
         whole: the model to be run as a whole, where the host does not run on its own.
     """
 
     twin: nn.Module
     host: nn.Module
     survey: Survey
+    sockets: tuple[str, ...] = ()
     whole: nn.Module | None = None
 
     @classmethod
-    def of(cls, survey: Survey, host: nn.Module) -> _Bench:
+    def of(cls, survey: Survey, host: nn.Module, sockets: tuple[str, ...] = ()) -> _Bench:
         """A bench on which the host runs as it is. Raises ``Unfit`` where there is none."""
         calls = survey.different_calls(host)
         if not calls:
@@ -306,15 +314,57 @@ class _Bench:
                 record_call(host, calls[0])
             except Exception:  # its code looks at values, or at what hooks on its children's layers picked up
                 whole = survey.twin if survey.body is None else survey.body
-                return cls(host, whole.get_submodule(survey.paths[host]), survey, whole)
-        return cls(host, host, survey)
+                return cls(host, whole.get_submodule(survey.paths[host]), survey, sockets, whole)
+        return cls(host, host, survey, sockets)
 
-    def as_it_was(self, frame: Frame, sockets: tuple[str, ...]) -> tuple[Graph, Graph | None]:
+    def recorded(self, frame: Frame) -> Graph:
+        """What the host did when the model was run, in eval mode; with its sockets filled, what it does then."""
+        return self.as_it_was(frame)[0] if self.sockets or frame.graph is None else frame.graph
+
+    def as_it_was(self, frame: Frame) -> tuple[Graph, Graph | None]:
         """What the host does without a change, in eval and in train mode, recorded as its edited methods will be."""
-        key = ("as it was", self.twin, id(frame), sockets)
+        key = ("as it was", self.twin, id(frame), self.sockets)
         if key not in self.survey.memo:
             self.survey.memo[key] = (self.tried(frame), self.trained(frame))
         return self.survey.memo[key]
+
+    def try_out(self, methods: Sequence[EditedMethod], insertions: Sequence[Insertion]) -> None:
+        """Raise ``Unfit`` unless with ``methods`` the host does what it did and what ``insertions`` say.
+
+        Each of its recorded calls is tried, in eval and in train mode. What it did when the model was run serves for
+        both, as long as it does the same in both: then nothing has to be recorded but the host as edited.
+        """
+        names = [insertion.name for insertion in insertions]
+        kind = edited_class(original_class(type(self.host)), merged(type(self.host), methods))
+        for index, frame in enumerate(self.survey.different_calls(self.twin)):
+            chosen = insertions if index == 0 else None
+            with filled(self.host, names), _of_class(self.host, kind):
+                done = self.tried(frame)
+            before = self.recorded(frame)
+            try:
+                _fits(before, done, names, chosen)
+            except Unfit:
+                before, _ = self.as_it_was(frame)
+                for insertion in chosen or ():
+                    _node_of(before, insertion)
+                _fits(before, done, names, chosen)
+            if _asks_for_gradients(before):
+                with filled(self.host, names), _of_class(self.host, kind):
+                    check_but_for(before, self.tried(frame, gradients=True), names)
+            self._try_while_training(frame, kind, names, chosen)
+
+    def _try_while_training(
+        self, frame: Frame, kind: type[nn.Module], names: Sequence[str], chosen: Sequence[Insertion] | None
+    ) -> None:
+        try:
+            with filled(self.host, names), _of_class(self.host, kind), training(self.host):
+                done = self.tried(frame)
+            _fits(self.recorded(frame), done, names, chosen)
+        except Unfit:
+            _, before = self.as_it_was(frame)
+            if before is not None:
+                with filled(self.host, names), _of_class(self.host, kind), training(self.host):
+                    check_but_for(before, self.tried(frame), names)
 
     def called(self, frame: Frame, gradients: bool = False) -> Frame:
         """The call once more, on the host as it is now. Raises ``Unfit`` where it fails."""
@@ -369,11 +419,25 @@ def training(module: nn.Module) -> Iterator[None]:
             part.__dict__["training"] = mode
 
 
-@contextlib.contextmanager
-def _as(host: nn.Module, methods: Sequence[EditedMethod]) -> Iterator[None]:
+def _fits(before: Graph, after: Graph, names: Sequence[str], insertions: Sequence[Insertion] | None) -> None:
+    """Raise ``Unfit`` unless ``after`` is ``before`` and calls the layers, where it is known where: there."""
+    if insertions is None:
+        check_but_for(before, after, names)
+    else:
+        check(before, after, insertions)
+
+
+def _as(host: nn.Module, methods: Sequence[EditedMethod]) -> contextlib.AbstractContextManager[None]:
     """A host of the class that has the edited methods."""
+    kind = type(host)
+    return _of_class(host, edited_class(original_class(kind), merged(kind, methods)))
+
+
+@contextlib.contextmanager
+def _of_class(host: nn.Module, edited: type[nn.Module]) -> Iterator[None]:
+    """A host of another class for a while."""
     kind, fields = type(host), dict(host.__dict__)
-    become(host, edited_class(original_class(kind), merged(kind, methods)))
+    become(host, edited)
     try:
         yield
     finally:

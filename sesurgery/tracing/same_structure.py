@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,13 +25,44 @@ _PLAIN = (
 _BOOKKEEPING = frozenset((*nn.Module().__dict__, "_is_full_backward_hook", "_is_hf_initialized")) - {"training"}
 
 
-def structure(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
-    """A hashable description: equal for two modules only if they differ in nothing but the values of their weights.
+class Structures:
+    """Which modules of a model are equal but for the values of their weights, as they are now."""
 
-    None where an attribute cannot be compared. ``known`` keeps what was found before.
+    def __init__(self, model: nn.Module) -> None:
+        self._numbers: dict[nn.Module, int | None] = {}
+        self._known: dict[Any, int] = {}
+        self._tied = bool(_ties(model))
+        self._number(model)
+
+    def of(self, module: nn.Module) -> Any:
+        """Equal for two modules only if they are; None where an attribute cannot be compared."""
+        number = self._number(module)
+        return None if number is None else (number, _ties(module) if self._tied else ())
+
+    def _number(self, module: nn.Module) -> int | None:
+        if module not in self._numbers:
+            self._numbers[module] = None  # a module that holds itself is equal to none
+            described = _describe(module, self._number)
+            # Numbers are compared quickly, descriptions of a whole network are not.
+            self._numbers[module] = None if described is None else self._known.setdefault(described, len(self._known))
+        return self._numbers[module]
+
+
+def structure(module: nn.Module) -> Any:
+    """A hashable description: equal for two modules, of one model or two, only if they differ in no more than weights.
+
+    None where an attribute cannot be compared.
     """
-    described = _described(module, known)
-    return None if described is None else (described, _ties(module))
+    known: dict[nn.Module, Any] = {}
+
+    def described(part: nn.Module) -> Any:
+        if part not in known:
+            known[part] = None
+            known[part] = _describe(part, described)
+        return known[part]
+
+    form = described(module)
+    return None if form is None else (form, _ties(module))
 
 
 def own_attributes(module: nn.Module) -> Any:
@@ -44,23 +76,24 @@ def own_attributes(module: nn.Module) -> Any:
     return None if any(value is _UNLIKE for _, value in described) else (type(module), described, empty)
 
 
-def _described(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
-    if module not in known:
-        known[module] = None  # a module that holds itself is equal to none
-        known[module] = _describe(module, known)
-    return known[module]
-
-
 def _ties(module: nn.Module) -> tuple[int, ...]:
     """Which of the modules and weights in a module are one object: for each place the first that holds it."""
     first: dict[Any, int] = {}
-    places = [part for _, part in module.named_modules(remove_duplicate=False)]
+    places = _places(module)
     objects = [*places, *(tensor for part in places for tensor in part._parameters.values())]
     numbers = tuple(first.setdefault(id(item), index) for index, item in enumerate(objects) if item is not None)
     return () if len(first) == len(numbers) else numbers
 
 
-def _describe(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
+def _places(module: nn.Module) -> list[nn.Module]:
+    """The module and all in it, once for each place."""
+    places = [module]
+    for part in places:  # grows
+        places += [child for child in part._modules.values() if child is not None]
+    return places
+
+
+def _describe(module: nn.Module, described_as: Callable[[nn.Module], Any]) -> Any:
     plain = []
     for name, value in module.__dict__.items():
         if name in _BOOKKEEPING:
@@ -71,7 +104,7 @@ def _describe(module: nn.Module, known: dict[nn.Module, Any]) -> Any:
         plain.append((name, described))
     children = []
     for name, child in module._modules.items():
-        described = None if child is None else _described(child, known)
+        described = None if child is None else described_as(child)
         if child is not None and described is None:
             return None
         children.append((name, described))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,9 @@ from sesurgery.recording.compat import BACKWARD_HOOKS, FORWARD_HOOKS
 from sesurgery.recording.meta_copy import hooks_on, own_functions, to_meta, twin_of
 from sesurgery.recording.nested import map_tensors, nesting, tensors_in
 from sesurgery.recording.recorder import Frame, Probe, has_own_forward, run
-from sesurgery.tracing.same_structure import structure
+from sesurgery.tracing.same_structure import Structures
 from sesurgery.tracing.trace import LOCK, Trace
-from sesurgery.words.paths import within
+from sesurgery.words.paths import outwards
 from sesurgery.words.text import listed
 
 
@@ -35,6 +35,7 @@ class Survey:
         probe: the recorded forward.
         paths: module path of every module of the twin (the first one, where it is mounted several times).
         mounts: all paths of every module.
+        structures: which modules are equal.
         memo: what later steps want to remember about this survey; equal hosts share a trace, so it can be the key.
         body: where the forward looks at values: the private copy with numbers that was run in the twin's place.
         hooked: whether the forward needs the hooks that are on the model; then the copies have them.
@@ -45,12 +46,17 @@ class Survey:
     probe: Probe
     paths: dict[nn.Module, str]
     mounts: dict[nn.Module, tuple[str, ...]]
+    structures: Structures
     body: nn.Module | None = None
     hooked: bool = False
     memo: dict[Any, Any] = field(default_factory=dict)
     _traces: dict[nn.Module, Trace | None] = field(default_factory=dict)
     _known: dict[Any, Trace] = field(default_factory=dict)
-    _structures: dict[nn.Module, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def at(self) -> dict[str, nn.Module]:
+        """The module at each path of ``paths``."""
+        return {path: module for module, path in self.paths.items()}
 
     @property
     def real(self) -> bool:
@@ -87,13 +93,8 @@ class Survey:
 
     def _shared(self, frame: Frame) -> Trace:
         assert frame.graph is not None
-        key = structure(frame.module, self._structures)
-        if key is None:
-            return Trace(frame.graph)
-        known = (key, _signature(frame.args), _signature(frame.kwargs))
-        if known not in self._known:
-            self._known[known] = Trace(frame.graph)
-        return self._known[known]
+        key = _call(frame, self.structures)
+        return Trace(frame.graph) if key is None else self._known.setdefault(key, Trace(frame.graph))
 
     def hosts(self) -> Iterator[tuple[nn.Module, Trace]]:
         """Every module whose own forward was called and could be traced, in the order of execution."""
@@ -164,19 +165,28 @@ def survey(model: nn.Module, args: tuple[Any, ...], fresh: Callable[[], nn.Modul
         twin = twin_of(model)
         body = None
         hooked = False
+        structures = Structures(twin)
         try:
             used = to_meta(args)
-            probe = run(twin, used, device=False)
+            probe = run(twin, used, device=False, alike=lambda frame: _call(frame, structures))
         except Exception:
             twin, used, probe, hooked = _run_otherwise(model, args, fresh)
             body = probe.root.module if probe.root.module is not twin else None
+            structures = Structures(twin)
         mounts: dict[nn.Module, list[str]] = {}
         for path, module in twin.named_modules(remove_duplicate=False):
             mounts.setdefault(module, []).append(path)
         if body is not None:
             probe = _transplant(probe, twin)
     paths = {module: all_paths[0] for module, all_paths in mounts.items()}
-    return Survey(twin, used, probe, paths, {module: tuple(names) for module, names in mounts.items()}, body, hooked)
+    places = {module: tuple(names) for module, names in mounts.items()}
+    return Survey(twin, used, probe, paths, places, structures, body, hooked)
+
+
+def _call(frame: Frame, structures: Structures) -> Any:
+    """Equal for calls of equal modules with equal arguments; None where that cannot be said."""
+    structure = structures.of(frame.module)
+    return None if structure is None else (structure, _signature(frame.args), _signature(frame.kwargs))
 
 
 def _signature(value: Any) -> Any:
@@ -292,6 +302,6 @@ def _transplant(probe: Probe, twin: nn.Module) -> Probe:
     )
 
 
-def hidden_in(survey: Survey, module: nn.Module, others: Iterable[nn.Module]) -> bool:
-    """Whether a module lies inside one of the others (or is one)."""
-    return any(within(survey.paths[module], survey.paths[other]) for other in others)
+def hidden_in(survey: Survey, module: nn.Module, others: Set[nn.Module]) -> bool:
+    """Whether a module lies inside one of the others (or is one); the model as a whole holds none."""
+    return module in others or any(survey.at[path] in others for path in outwards(survey.paths[module])[1:-1])

@@ -441,3 +441,13 @@ def test_a_block_that_returns_its_activation_in_a_tuple_has_an_end(recipe: str, 
     surgery = sesurgery.apply(model, recipe, example_input=torch.randn(1, 3, 8, 8), init="identity")
     assert len(surgery.plan.edits) == edits
     check_same(model, surgery.model, torch.randn(2, 3, 8, 8))
+
+
+def test_each_sum_of_a_traced_network_has_its_layer() -> None:
+    model = torch.fx.symbolic_trace(networks.lively(nn.Sequential(networks.Residual(8), networks.Residual(8))))
+    image = torch.randn(2, 8, 8, 8)
+    surgery = sesurgery.apply(model, "standard", example_input=image, init="identity")
+    assert [(edit.route, edit.host) for edit in surgery.plan.edits] == [("graph", "")] * 2
+    assert torch.equal(surgery.model(image), model(image))
+    for edit in surgery.plan.edits:
+        assert calls_of(surgery.model.get_submodule(edit.path), surgery.model, image) == 1
