@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.fx import Node
 
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.layer_kinds import is_conv, is_depthwise, is_norm
+from sesurgery.anatomy.merges import Merge
 from sesurgery.placement.named_layers import Layer
 from sesurgery.placement.sockets import empty_sockets
 from sesurgery.recipe.rules import Rule
@@ -134,6 +137,21 @@ def _traits(anatomy: Anatomy, block: nn.Module) -> frozenset[str]:
     site_traits.update(words[kind] for kind in kinds if kind in words)
     if kinds & {"identity", "projected"}:
         site_traits.add("residual add")
+    if any(_are_parallel(anatomy, merge) for part in parts for merge in anatomy.merges.get(part, ())):
+        site_traits.add("parallel branches")
     if any(next(empty_sockets(anatomy.survey, part), None) for part in parts):
         site_traits.add("socket")
     return frozenset(site_traits)
+
+
+def _are_parallel(anatomy: Anatomy, merge: Merge) -> bool:
+    """Whether three or more branches of one fork are concatenated, none of which leads to another: Inception's."""
+    ends, flow = set(merge.branches), anatomy.flows[merge.host]
+    if merge.op != "cat" or len(ends) < 3 or merge.fork is None:
+        return False
+    works = all(any(_computes(node) for node in flow.between(merge.fork, end)) for end in ends)
+    return works and not any(flow.leads(one, [two]) for one in ends for two in ends if one is not two)
+
+
+def _computes(node: Node) -> bool:
+    return node.op.startswith("call_") and node.target is not operator.getitem

@@ -37,6 +37,7 @@ HAS_WORDS = (
     "identity",
     "projection",
     "norm",
+    "parallel branches",
 )
 
 

@@ -114,10 +114,16 @@ def test_identity_is_exact_under_autocast_dtype_included(name: str, layout: str,
         assert torch.equal(output, x)
 
 
+@pytest.mark.parametrize("name", ["cbam", "lcbam", "gam", "triplet"])
+def test_padding_carries_a_kernel_that_is_larger_than_the_map(name: str) -> None:
+    port = Port((2, 16, 3, 3), 1)
+    assert build(name, port, {}).eval()(sample(port)).shape == port.shape
+
+
 @pytest.mark.parametrize(
     ("name", "port", "options", "reason"),
     [
-        ("cbam", Port((2, 16, 3, 3), 1), {}, "kernel of 7 is too large for the 3 x 3 map"),
+        ("ela", Port((2, 16, 3, 3), 1), {}, "kernel of 7 is too large for the 3 x 3 map"),
         ("sk", Port((2, 16, 2, 2), 1), {}, "kernel of 5"),
         ("sk", Port((2, 15, 8, 8), 1), {}, "split_input: false"),
         ("sk", Port((2, 16, 8, 8), 1), {"groups": 3}, "groups 3 does not divide the 8 channels"),

@@ -150,3 +150,25 @@ def test_after_a_sum_of_like_branches() -> None:
     assert "self.se(F.relu(self.dense(x) + self.pointwise(x)))" in done.diffs[0].after
     assert counts["conv"] == 5
     assert counts["before residual add"] == 0
+
+
+class Several(nn.Module):
+    """Three branches of one fork, concatenated; or the outputs of three layers in a row."""
+
+    def __init__(self, width: int, row: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
+        self.out, self.row = nn.Conv2d(3 * width, width, 1), row
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.a(x)
+        b = self.b(a if self.row else x)
+        c = self.c(b if self.row else x)
+        return self.out(torch.cat([a, b, c], 1))
+
+
+def test_parallel_branches_make_an_inception_block_whatever_it_is_called() -> None:
+    nets = [nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), Several(8, row), Several(8, row)) for row in (False, True)]
+    assert paths(sesurgery.plan(nets[0], "inception", example_input=X)) == ["1.se", "2.se"]
+    with pytest.raises(sesurgery.NothingMatchedError, match="has no parallel branches"):
+        sesurgery.plan(nets[1], "inception", example_input=X)
