@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from sesurgery.recipe.recipe import Recipe as Recipe
     from sesurgery.recipe.recipe import list_recipes as list_recipes
     from sesurgery.recipe.recipe import load_recipe as load_recipe
+    from sesurgery.timing.latency import latency as latency
+    from sesurgery.timing.result import Latency as Latency
     from sesurgery.verification.result import Verification as Verification
     from sesurgery.verification.verify import verify as verify
 
@@ -63,6 +65,8 @@ _HOMES = {
     ),
     "plans": ("Cost", "Edit", "Inspection", "Plan", "Skip"),
     "recipe.recipe": ("Recipe", "list_recipes", "load_recipe"),
+    "timing.latency": ("latency",),
+    "timing.result": ("Latency",),
     "verification.result": ("Verification",),
     "verification.verify": ("verify",),
     "api": ("Surgery", "apply", "inspect", "places", "plan", "revert"),

@@ -173,7 +173,7 @@ def inspect(
         progress("looking at the model", 0, 1)
 
     rehearsal = rehearse(body, spec, example_input, input_size)
-    anatomy = rehearsal.look()
+    anatomy, cost = rehearsal.look(), rehearsal.cost()
     return Inspection(
         model=name_of(body, spec),
         stages=anatomy.stages,
@@ -181,6 +181,8 @@ def inspect(
         untraced=(),
         traced=sum(1 for host, _ in anatomy.survey.hosts() if has_own_forward(host)),
         inputs=sample_shapes(rehearsal.example),
+        cost=cost,
+        stage_costs=tuple(cost.inside(stage.blocks) for stage in anatomy.stages),
     )
 
 

@@ -62,12 +62,23 @@ class Cost(_Strict):
         >>> cost.by_module()["layer4"].macs
         811018240
         """
-        inside: dict[str, list[Cost]] = {}
+        parts: dict[str, list[Cost]] = {}
         for path, own in self.own.items():
             names = path.split(".") if path else []
             for depth in range(len(names) + 1):
-                inside.setdefault(".".join(names[:depth]), []).append(own)
-        return {path: added(costs) for path, costs in inside.items()}
+                parts.setdefault(".".join(names[:depth]), []).append(own)
+        return {path: added(costs) for path, costs in parts.items()}
+
+    def inside(self, paths: Iterable[str]) -> Cost:
+        """What the modules at these paths cost with all that is inside them, each module once."""
+        roots = set(paths)
+        lies = (path for path in self.own if any(outer in roots for outer in _outwards(path)))
+        return added(self.own[path] for path in lies)
+
+
+def _outwards(path: str) -> Iterable[str]:
+    names = path.split(".")
+    return (".".join(names[:depth]) for depth in range(1, len(names) + 1))
 
 
 def added(costs: Iterable[Cost]) -> Cost:
@@ -460,6 +471,8 @@ class Inspection:
     Attributes:
         traced: how many modules with a forward of their own were traced.
         inputs: the shapes of the sample that was looked at, as in a plan.
+        cost: of the whole model.
+        stage_costs: of the blocks of each stage; what is left of ``cost`` lies elsewhere, in stem and head.
     """
 
     model: str
@@ -468,3 +481,5 @@ class Inspection:
     untraced: tuple[Untraced, ...]
     traced: int = 0
     inputs: tuple[tuple[int, ...], ...] = ()
+    cost: Cost | None = None
+    stage_costs: tuple[Cost, ...] = ()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sesurgery.api import Surgery
     from sesurgery.plans import Plan
+    from sesurgery.timing.result import Latency
     from sesurgery.verification.result import Verification
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -63,19 +64,25 @@ def apply(
     output: opt.Output = None,
     force: opt.Force = False,
     verify: opt.Verify = False,
+    latency: opt.Latency = False,
+    device: opt.Device = None,
+    batch: opt.Batch = None,
+    threads: opt.Threads = None,
     imports: opt.Imports = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Operate on a model: what changes, what it costs, and with -o the result as a folder."""
     opt.check_weights(weights, pretrained)
     opt.check_output(output, force)
+    timing = opt.timing(latency, device, batch, threads)
     opt.import_files(imports)
     asked = _asked(recipe, stages, module, settings, init, model_arg, input_size)
-    real = bool(output or weights or pretrained or verify)
+    real = bool(output or weights or pretrained or verify or latency)
     start: dict[str, Any] = {"pretrained": pretrained, "weights": weights, "device": "cpu" if real else "meta"}
     surgery, verification = _operate(model, recipe, verify, output, force, **asked, **start)
     differs = verification is not None and not verification
-    _print_surgery(surgery, verification, recipe, None if differs else output, real, as_json)
+    times = None if timing is None else _timed(surgery, timing)
+    _print_surgery(surgery, (verification, times), recipe, None if differs else output, real, as_json)
     if differs:
         typer.echo(f"nothing was saved in {output}: the operated model differs" if output else "it differs", err=True)
         raise typer.Exit(1)
@@ -241,6 +248,16 @@ def _operate(
     return surgery, verification
 
 
+def _timed(surgery: Surgery, timing: dict[str, Any]) -> Latency:
+    from sesurgery.cli.progress import progress
+
+    with progress() as step:
+        step("measuring the latency", 0, 0)
+        import sesurgery
+
+        return sesurgery.latency(surgery, **timing)
+
+
 def _print_plan(plan: Plan, recipe: str, as_json: bool) -> None:
     if as_json:
         from sesurgery.cli.json_output import dump, plan_data
@@ -253,12 +270,18 @@ def _print_plan(plan: Plan, recipe: str, as_json: bool) -> None:
 
 
 def _print_surgery(
-    surgery: Surgery, verification: Verification | None, recipe: str, output: Path | None, real: bool, as_json: bool
+    surgery: Surgery,
+    extra: tuple[Verification | None, Latency | None],
+    recipe: str,
+    output: Path | None,
+    real: bool,
+    as_json: bool,
 ) -> None:
+    verification, times = extra
     if as_json:
         from sesurgery.cli.json_output import dump, surgery_data
 
-        typer.echo(dump(surgery_data(surgery, recipe, output, verification)))
+        typer.echo(dump(surgery_data(surgery, recipe, output, verification, times)))
         return
     from sesurgery.report.plan import render_surgery
 
@@ -268,6 +291,9 @@ def _print_surgery(
 
         typer.echo()
         render_verification(_console(), verification)
+    if times is not None:
+        typer.echo()
+        typer.echo(str(times))
 
 
 def _console() -> Console:

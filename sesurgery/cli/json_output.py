@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sesurgery.api import Surgery
     from sesurgery.plans import Cost, Edit, Inspection, Plan
+    from sesurgery.timing.result import Latency
     from sesurgery.verification.result import Verification
 
 COST_KEYS = ("params", "macs", "flops", "activation_bytes", "weight_bytes")
@@ -42,9 +43,13 @@ def plan_data(plan: Plan, recipe: str, *, diffs: bool = False) -> dict[str, Any]
 
 
 def surgery_data(
-    surgery: Surgery, recipe: str, output: Path | None, verification: Verification | None = None
+    surgery: Surgery,
+    recipe: str,
+    output: Path | None,
+    verification: Verification | None = None,
+    latency: Latency | None = None,
 ) -> dict[str, Any]:
-    """A plan as performed, with ``notes``, ``drift`` (None where no weights were run), ``output``, ``verification``."""
+    """A plan as performed, with ``notes``, ``drift`` (None where no weights were run), and what else was asked for."""
     return {
         **plan_data(surgery.plan, recipe),
         "before": _cost(surgery.before),
@@ -53,7 +58,14 @@ def surgery_data(
         "drift": surgery.drift,
         "output": None if output is None else str(output),
         "verification": None if verification is None else verification_data(verification),
+        "latency": None if latency is None else latency_data(latency),
     }
+
+
+def latency_data(latency: Latency) -> dict[str, Any]:
+    """Medians in seconds, the ratio with its interval, and every pair."""
+    derived = ("before", "after", "ratio", "interval", "within_noise")
+    return {**dataclasses.asdict(latency), **{key: getattr(latency, key) for key in derived}}
 
 
 def verification_data(verification: Verification) -> dict[str, Any]:
@@ -75,6 +87,8 @@ def inspection_data(inspection: Inspection) -> dict[str, Any]:
         "merges": [dataclasses.asdict(merge) for merge in inspection.merges],
         "untraced": untraced,
         "traced": inspection.traced,
+        "cost": _cost(inspection.cost),
+        "stage_costs": [_cost(cost) for cost in inspection.stage_costs],
     }
 
 

@@ -77,6 +77,12 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an artefact that i
 Verify = Annotated[
     bool, typer.Option("--verify", help="Run it beside the original; exit code 1, and nothing saved, if it differs.")
 ]
+Latency = Annotated[
+    bool, typer.Option("--latency", help="Measure the time of one forward before and after, in alternating pairs.")
+]
+Device = Annotated[str | None, typer.Option("--device", metavar="cpu|cuda", help="Where --latency measures.")]
+Batch = Annotated[int | None, typer.Option("--batch", metavar="N", min=1, help="Samples of one forward of --latency.")]
+Threads = Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="Threads of the CPU for --latency.")]
 Imports = Annotated[
     list[Path] | None,
     typer.Option("--import", metavar="FILE.py", help="Run a file of your own layers, placements or edits. Repeatable."),
@@ -143,6 +149,18 @@ def check_weights(weights: Path | None, pretrained: bool) -> None:
         raise WeightsError("not a file", where=f"--weights {weights}", remedy="give a .safetensors, .pth or .pt file")
     if not os.access(weights, os.R_OK):
         raise WeightsError("may not be read", where=f"--weights {weights}", remedy="check its permissions")
+
+
+def timing(latency: bool, device: str | None, batch: int | None, threads: int | None) -> dict[str, Any] | None:
+    """How ``--latency`` is to measure, as arguments of ``sesurgery.latency``; None where it was not asked for."""
+    given = {"device": device, "batch": batch, "threads": threads}
+    settings = {key: value for key, value in given.items() if value is not None}
+    if settings and not latency:
+        name = next(iter(settings))
+        raise InputError(f"--{name} says how --latency measures", where=f"--{name}", remedy="add --latency")
+    if device not in (None, "cpu", "cuda"):
+        raise InputError("only cpu and cuda are measured", where=f"--device {device}")
+    return settings if latency else None
 
 
 def check_output(folder: Path | None, force: bool, remedy: str = "--force replaces it") -> None:

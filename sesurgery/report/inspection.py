@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sesurgery.report.layout import count, dots, heading, new_table, sizes, some
+from sesurgery.report.layout import count, dots, heading, new_table, si, sizes, some
 
 if TYPE_CHECKING:
     from sesurgery.plans import Inspection, MergeInfo, Stage, Untraced
@@ -31,6 +31,10 @@ def render_inspection(console: Console, inspection: Inspection) -> None:
     if inspection.stages:
         console.print(stages_table(console, inspection.stages))
         console.print(Text(STAGE_HINT, style="dim"))
+    if inspection.cost is not None and inspection.stage_costs:
+        console.print()
+        heading(console, f"cost of one forward pass of one sample, {sizes(inspection.inputs)}")
+        console.print(costs_table(console, inspection))
     console.print()
     heading(console, "merges: where branches meet")
     console.print(merges_table(console, inspection.merges) if inspection.merges else "none")
@@ -49,6 +53,30 @@ def stages_table(console: Console, stages: Sequence[Stage]) -> Table:
         paths = _first_to_last(console, stage.blocks)
         table.add_row(str(stage.index), reduction, size, str(len(stage.blocks)), paths)
     return table
+
+
+def costs_table(console: Console, inspection: Inspection) -> Table:
+    """What the blocks of each stage cost, what lies elsewhere, and all."""
+    table = new_table(
+        console, "stage", "params", "MACs", "", "activation bytes", "", "weight bytes", right=(0, 1, 2, 3, 4, 5, 6)
+    )
+    whole, stages = inspection.cost, inspection.stage_costs
+    assert whole is not None
+    names = [str(stage.index) for stage in inspection.stages]
+    rest = {key: getattr(whole, key) - sum(getattr(cost, key) for cost in stages) for key in _COSTS}
+    rows = [{key: getattr(cost, key) for key in _COSTS} for cost in (*stages, whole)]
+    for name, row in zip((*names, "elsewhere", "all"), (*rows[:-1], rest, rows[-1]), strict=True):
+        params, macs, kept, size = (row[key] for key in _COSTS)
+        shares = (_share(macs, whole.macs), _share(kept, whole.activation_bytes))
+        table.add_row(name, count(params), si(macs), shares[0], si(kept), shares[1], si(size))
+    return table
+
+
+_COSTS = ("params", "macs", "activation_bytes", "weight_bytes")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else ""
 
 
 def merges_table(console: Console, merges: Sequence[MergeInfo]) -> Table:

@@ -313,3 +313,11 @@ def test_a_model_that_bears_no_gradients_has_no_activation_bytes_and_all_other_c
     surgery = sesurgery.apply(WritesIntoItsWeight(), "backbone-end", example_input=torch.randn(1, 3, 8, 8))
     assert (surgery.before.activation_bytes, surgery.before.macs) == (0, 3 * 4 * 64)
     assert surgery.after.macs > surgery.before.macs
+
+
+def test_stages_cost_what_their_blocks_do() -> None:
+    inspection = sesurgery.inspect("resnet18")
+    assert inspection.cost is not None
+    parts = inspection.cost.by_module()
+    assert [cost.macs for cost in inspection.stage_costs] == [parts[f"layer{number}"].macs for number in (1, 2, 3, 4)]
+    assert inspection.cost.macs - sum(cost.macs for cost in inspection.stage_costs) == parts["conv1"].macs + 512 * 1000
