@@ -46,7 +46,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "README.md": readme,
     "docs/recipes.md": recipe_page.page,
     "docs/recipe-schema.json": schema,
-    "recipes/recipe-schema.json": schema,  # beside the recipes, in the wheel too: their first lines name it
     "docs/pictures/preview.svg": picture,
 }
 
