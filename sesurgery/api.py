@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypedDict, Unpack, overload
 
 import torch
 from torch import nn
+from typing_extensions import TypeVar
 
-from sesurgery.errors import InputError, ModelError, SurgeryError
+from sesurgery.errors import InputError, ModelError, SurgeryError, UnknownNameError, either, nearest
 from sesurgery.models import zoo
 from sesurgery.models.checkpoints import load_into
 from sesurgery.operating.perform import revert as _revert
@@ -30,9 +32,12 @@ from sesurgery.words.text import listed, reason
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 
 
+Model = TypeVar("Model", bound=nn.Module, default=nn.Module)
+
+
 @dataclass(frozen=True)
-class Surgery:
-    """A performed operation.
+class Surgery(Generic[Model]):
+    """A performed operation. It prints itself, and plan and costs, as the command line does.
 
     Attributes:
         model: the operated model (the given one where ``inplace=True``, else a copy or a new one).
@@ -42,7 +47,7 @@ class Surgery:
         notes: what a user should know.
     """
 
-    model: nn.Module
+    model: Model
     plan: Plan
     drift: float | None = None
     notes: tuple[str, ...] = field(default=())
@@ -58,6 +63,12 @@ class Surgery:
         """Cost of the operated model."""
         assert self.plan.after is not None
         return self.plan.after
+
+    def __str__(self) -> str:
+        return str(import_module("sesurgery.report.shown").as_text(self))
+
+    def _repr_html_(self) -> str:
+        return str(import_module("sesurgery.report.shown").as_html(self))
 
     def new_parameters(self) -> list[nn.Parameter]:
         """The parameters that the operation brought in, for an optimizer group of their own."""
@@ -102,6 +113,59 @@ def plan(
     return drafted(body, spec, wanted, example_input, input_size, progress).plan
 
 
+class Options(TypedDict, total=False):
+    """Options of the shipped layers and structural edits, as type checkers are to know them.
+
+    Those of a layer of your own go into the recipe, or as ``**{"mine": 3}``.
+    """
+
+    act: str
+    act_slope: float
+    bias: bool
+    block_size: int
+    dilation: int | Sequence[int]
+    dim_head: int
+    drop_rate: float
+    embed: bool
+    extent: int
+    extra_params: bool
+    gate: str
+    groups: int
+    halo_size: int
+    init: str
+    keep_3x3: bool
+    kernel: int | Sequence[int]
+    kernel_size: int | None
+    name: str
+    num_heads: int
+    radix: int
+    rd_channels: int | None
+    rd_divisor: int
+    reduce_from: str
+    reduction: float
+    split_input: bool
+    squeeze: str
+
+
+class Asked(Options, total=False):
+    """The keywords of ``apply``."""
+
+    stages: str | int | None
+    inplace: bool
+    example_input: Any
+    input_size: Sequence[int] | str | None
+    module: str | None
+    model_args: Mapping[str, Any] | None
+    device: str | torch.device
+    pretrained: bool
+    weights: str | Path | None
+    progress: Progress | None
+
+
+@overload
+def apply(model: Model, recipe: RecipeLike | Plan, **asked: Unpack[Asked]) -> Surgery[Model]: ...
+@overload
+def apply(model: str, recipe: RecipeLike | Plan, **asked: Unpack[Asked]) -> Surgery[nn.Module]: ...
 def apply(
     model: str | nn.Module,
     recipe: RecipeLike | Plan,
@@ -117,7 +181,7 @@ def apply(
     weights: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> Surgery:
+) -> Surgery[Any]:
     """Operate on a model.
 
     The arguments are those of ``plan``, and:
@@ -205,7 +269,13 @@ def _recipe(recipe: RecipeLike, stages: str | int | None, module: str | None, op
     loaded = load_recipe(recipe)
     if stages is None and module is None and not options:
         return loaded
-    return override(loaded, stages=stages, module=module, options=options)
+    try:
+        return override(loaded, stages=stages, module=module, options=options)
+    except UnknownNameError as error:
+        near = nearest(error.name, Asked.__annotations__, count=1)
+        if error.name not in options or error.nearest or not near:
+            raise
+        raise InputError(f'there is no argument "{error.name}"', remedy=f"did you mean {either(near)}?") from None
 
 
 def resolved(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 
@@ -21,6 +22,20 @@ class _ByKind:
         from pydantic import Field
 
         return handler(Annotated[source, Field(discriminator="kind")])
+
+
+class _Shown:
+    """Prints itself as the command line would. How is known in a wing above this file, which is imported by then."""
+
+    def __str__(self) -> str:
+        return str(_report().as_text(self))
+
+    def _repr_html_(self) -> str:
+        return str(_report().as_html(self))
+
+
+def _report() -> Any:
+    return import_module("sesurgery.report.shown")
 
 
 class _Strict:
@@ -377,7 +392,7 @@ class Diff(_Strict):
 
 
 @dataclass(frozen=True)
-class Plan(_Strict):
+class Plan(_Shown, _Strict):
     """Edits and refusals, in the order in which they are performed.
 
     Attributes:
@@ -397,6 +412,15 @@ class Plan(_Strict):
     before: Cost | None = None
     after: Cost | None = None
     inputs: tuple[tuple[int, ...], ...] = ()
+
+    def only(self, wanted: Callable[[Edit], bool]) -> Plan:
+        """The plan with those edits for which ``wanted`` is true; ``apply(model, plan)`` counts its costs anew.
+
+        >>> plan.only(lambda edit: edit.stage == 4)
+        """
+        edits = tuple(edit for edit in self.edits if wanted(edit))
+        left = tuple(Skip(edit.path, "left out by plan.only", edit.at) for edit in self.edits if edit not in edits)
+        return replace(self, edits=edits, skipped=(*self.skipped, *left), diffs=(), after=None)
 
     def to_json(self, indent: int | None = 2) -> str:
         """The plan as JSON text; ``Plan.from_json`` gives it back, equal."""
@@ -465,7 +489,7 @@ class Untraced:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(_Shown):
     """What the anatomy of a model is, as data.
 
     Attributes:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from sesurgery.comparison.rows import Comparison, Evidence, Row
-from sesurgery.report.layout import count, heading, make_console, new_table, plural, si, some
+from sesurgery.report.layout import count, heading, new_table, plural, si, some
+from sesurgery.report.shown import html_of, text_of
 
 SHOWN = 40
 
@@ -93,13 +93,9 @@ def _grey(row: Row) -> str:
 
 def text(comparison: Comparison) -> str:
     """The table as plain text."""
-    out = io.StringIO()
-    render_comparison(make_console(out), comparison)
-    return out.getvalue().rstrip()
+    return text_of(lambda console: render_comparison(console, comparison))
 
 
 def html(comparison: Comparison) -> str:
     """The table as HTML, for notebooks."""
-    console = make_console(io.StringIO(), width=120, record=True)
-    render_comparison(console, comparison)
-    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+    return html_of(lambda console: render_comparison(console, comparison))
