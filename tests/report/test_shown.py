@@ -83,9 +83,6 @@ def test_type_checkers_know_every_option() -> None:
     assert shipped <= set(Options.__annotations__) | set(Asked.__annotations__)
 
 
-@pytest.mark.skipif(
-    shutil.which("pyright") is None and not Path(sys.executable).with_name("pyright").exists(), reason=""
-)
 def test_type_checkers_see_the_model_and_a_misspelt_keyword(tmp_path: Path) -> None:
     (tmp_path / "use.py").write_text(
         "from torch import nn\nimport sesurgery\n"
