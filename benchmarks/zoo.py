@@ -10,6 +10,7 @@ One JSON line a model goes to ``zoo.jsonl`` beside this script.
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
@@ -24,6 +25,9 @@ from runner import Runner, main
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests" / "support"))
+# Reasons that speak of code, and not of what is asked for or of what a layer can take.
+NO_ROUTE = re.compile(r"\bforward\b|\bsource\b|\bin line\b|\bits graph\b|\bcalled\b")
+ROUTES = ("socket", "source", "behind", "graph", "child")
 PAGE = HERE.parent / "docs" / "coverage.md"
 
 
@@ -92,7 +96,6 @@ def _examined(reference: str) -> dict[str, Any]:
     row.update(
         look_s=round(time.perf_counter() - start, 4),
         modules=sum(map(has_own_forward, seen.probe.frames)),
-        untraced=[(item.path, item.cls, item.reason) for item in seen.untraced()],
         merges=dict(kinds),
         stages=len(anatomy.stages),
         blocks=len(anatomy.blocks),
@@ -150,8 +153,9 @@ def _operated(model: Any, args: tuple[Any, ...], recipes: Iterable[str]) -> dict
             "apply_s": seconds,
             "recipe": recipe,
             "edits": len(plan.edits),
-            "means": dict(Counter(edit.route for edit in plan.edits)),
+            "routes": dict(Counter(edit.route for edit in plan.edits)),
             "skipped": dict(Counter(skip.reason for skip in plan.skipped)),
+            "hosts_refused": [(skip.path, skip.reason) for skip in plan.skipped if NO_ROUTE.search(skip.reason)],
             "params": (plan.before.params, plan.after.params),
             "macs": (plan.before.macs, plan.after.macs),
             "sum_ok": plan.after.params - plan.before.params == sum(edit.params for edit in plan.edits),
@@ -171,29 +175,33 @@ def page(found: list[dict[str, Any]]) -> str:
         "",
         "## By family",
         "",
-        "| library | family | models | own modules | traced | merges | edits | operated | reverted | refused |",
+        "| library | family | models | own modules | merges | edits | "
+        + " | ".join(ROUTES)
+        + " | operated | reverted | refused |",
+        "|---|---|" + "--:|" * (7 + len(ROUTES)),
     ]
-    lines += ["|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for (library, family), group in sorted(families.items()):
         operated = [row for row in group if "recipe" in row]
         modules = sum(row.get("modules", 0) for row in group)
-        missing = sum(len(row.get("untraced", ())) for row in group)
         merges = sum(sum(row.get("merges", {}).values()) for row in group)
-        cells = [library, family, len(group), modules, modules - missing, merges, sum(row["edits"] for row in operated)]
+        routes = Counter[str]()
+        for row in operated:
+            routes.update(row["routes"])
+        cells = [library, family, len(group), modules, merges, sum(row["edits"] for row in operated)]
+        cells += [routes[name] for name in ROUTES]
         cells += [len(operated), sum(row["reverted"] for row in operated), len(group) - len(operated)]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     lines += ["", "## Not operated, and why", ""]
     lines += list(_refusals(found)) or ["Every model was operated."]
     lines += ["", "## Residual adds against a whole-model trace", "", *_references(found)]
-    lines += ["", "## Modules that could not be traced, and why", ""]
-    lines += list(_untraced(found)) or ["Every module was traced."]
+    lines += ["", "## Hosts that none of source, socket, graph and behind could take", ""]
+    lines += list(_without_route(found)) or ["There is none: every site that was asked for has its layer."]
     return "\n".join(lines) + "\n"
 
 
 def _summary(found: list[dict[str, Any]]) -> Iterator[str]:
     operated = [row for row in found if "recipe" in row]
     modules = sum(row.get("modules", 0) for row in found)
-    missing = sum(len(row.get("untraced", ())) for row in found)
     libraries = Counter(row.get("library", "?") for row in found)
     base = sum(row.get("create_s", 0) + row.get("forward_s", 0) for row in operated)
     work = sum(row["apply_s"] for row in operated)
@@ -215,8 +223,11 @@ def _summary(found: list[dict[str, Any]]) -> Iterator[str]:
         + f"; {sum(row['edits'] for row in operated):,} edits; reverted to the old keys, tensors and classes: "
         + (f"{sum(row['reverted'] for row in operated):,}.")
     )
-    share = 100 * (1 - missing / modules) if modules else 0.0
-    yield f"- Modules with a forward of their own, traced: {modules - missing:,} of {modules:,} ({share:.3f} %)."
+    yield f"- Modules with a forward of their own: {modules:,}."
+    routes: Counter[str] = Counter()
+    for row in operated:
+        routes.update(row["routes"])
+    yield "- Edits by route: " + ", ".join(f"{name} {routes[name]:,}" for name in ROUTES) + "."
     if base:
         yield (
             f"- Time to plan and apply, both costs included, against creating the model on meta and "
@@ -265,15 +276,13 @@ def _references(found: list[dict[str, Any]]) -> Iterator[str]:
         yield f"- {reason} ({places[0]}{more})"
 
 
-def _untraced(found: list[dict[str, Any]]) -> Iterator[str]:
-    counted: Counter[tuple[str, str]] = Counter()
-    where: dict[tuple[str, str], str] = {}
+def _without_route(found: list[dict[str, Any]]) -> Iterator[str]:
+    places: dict[str, list[str]] = {}
     for row in found:
-        for path, cls, reason in row.get("untraced", ()):
-            counted[cls, reason] += 1
-            where.setdefault((cls, reason), f"{row['model']} › {path or 'the model itself'}")
-    for (cls, reason), count in counted.most_common():
-        yield f"- {cls} ({count} modules, such as {where[cls, reason]}): {reason}"
+        for path, reason in row.get("hosts_refused", ()):
+            places.setdefault(reason, []).append(f"{row['model']} › {path}")
+    for reason, paths in sorted(places.items(), key=lambda item: -len(item[1])):
+        yield f"- {reason} ({len(paths)} sites, such as {paths[0]})"
 
 
 def write(found: list[dict[str, Any]]) -> str:
