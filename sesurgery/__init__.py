@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sesurgery.recipe.recipe import Recipe as Recipe
     from sesurgery.recipe.recipe import list_recipes as list_recipes
     from sesurgery.recipe.recipe import load_recipe as load_recipe
+    from sesurgery.selection.search import search as search
     from sesurgery.timing.latency import latency as latency
     from sesurgery.timing.result import Latency as Latency
     from sesurgery.verification.result import Verification as Verification
@@ -67,6 +68,7 @@ _HOMES = {
     "recipe.recipe": ("Recipe", "list_recipes", "load_recipe"),
     "timing.latency": ("latency",),
     "timing.result": ("Latency",),
+    "selection.search": ("search",),
     "verification.result": ("Verification",),
     "verification.verify": ("verify",),
     "api": ("Surgery", "apply", "inspect", "places", "plan", "revert"),

@@ -108,7 +108,7 @@ def plan(
         InputError: bad input (a subclass says what kind).
         NothingMatchedError: the recipe found no site.
     """
-    wanted = _recipe(recipe, stages, module, options)
+    wanted = recipe_for(recipe, stages, module, options)
     body, spec = resolved(model, model_args, "meta")
     return drafted(body, spec, wanted, example_input, input_size, progress).plan
 
@@ -197,7 +197,7 @@ def apply(
         InputError, NothingMatchedError: as ``plan``; the model is then exactly as it was.
         StalePlanError: the plan was made for another network.
     """
-    wanted = recipe if isinstance(recipe, Plan) else _recipe(recipe, stages, module, options)
+    wanted = recipe if isinstance(recipe, Plan) else recipe_for(recipe, stages, module, options)
     if isinstance(recipe, Plan) and (stages is not None or module is not None or options):
         raise InputError("a finished plan takes no stages, module or options", remedy="plan again with them")
     body, spec = resolved(model, model_args, device, pretrained)
@@ -265,7 +265,8 @@ def places(
     return places_in(rehearse(body, spec, example_input, input_size).look())
 
 
-def _recipe(recipe: RecipeLike, stages: str | int | None, module: str | None, options: Mapping[str, Any]) -> Recipe:
+def recipe_for(recipe: RecipeLike, stages: str | int | None, module: str | None, options: Mapping[str, Any]) -> Recipe:
+    """A recipe with what ``apply`` was asked for in its place."""
     loaded = load_recipe(recipe)
     if stages is None and module is None and not options:
         return loaded

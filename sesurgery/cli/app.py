@@ -12,6 +12,7 @@ from sesurgery.cli import catalogue
 from sesurgery.cli import options as opt
 from sesurgery.cli.compare_command import compare
 from sesurgery.cli.exit_codes import Guarded
+from sesurgery.cli.search_command import search
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +29,7 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(catalogue.layers_app, name="layers")
 app.command()(catalogue.places)
 app.command()(compare)
+app.command()(search)
 
 
 def main() -> None:

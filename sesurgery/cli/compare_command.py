@@ -105,9 +105,7 @@ def compare(
 
 def _asked(given: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of ``sesurgery.compare``; whatever can be wrong without a model is found here."""
-    name, _, direction = given["aim"].partition(":")
-    if direction not in ("", "min", "max"):
-        raise InputError(f'"{direction}" is no direction', where="--aim", remedy="write NAME, NAME:min or NAME:max")
+    name, smaller = parse_aim(given["aim"])
     if given["train"] is not None and given["output"] is None:
         raise InputError("trainings need a folder for their results", where="--train", remedy="give one: -o FOLDER")
     same = ("stages", "budget", "sort", "train", "seeds", "epochs", "pruner", "storage", "jobs", "pretrained")
@@ -116,11 +114,19 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
         "modules": given["module"],
         "options": _values(given["settings"]),
         "aim": name,
-        "smaller": direction == "min",
+        "smaller": smaller,
         "folder": given["output"],
         "model_args": opt.parse_model_args(given["model_arg"]),
         "input_size": opt.parse_input_size(given["input_size"]),
     }
+
+
+def parse_aim(text: str) -> tuple[str, bool]:
+    """The name of the result that counts, and whether less of it is better."""
+    name, _, direction = text.partition(":")
+    if direction not in ("", "min", "max"):
+        raise InputError(f'"{direction}" is no direction', where="--aim", remedy="write NAME, NAME:min or NAME:max")
+    return name, direction == "min"
 
 
 def _values(settings: list[str] | None) -> dict[str, str]:

@@ -33,8 +33,14 @@ class Limit:
 
     def excess(self, before: float, after: float) -> float:
         """How far ``after`` is above the limit, as a share of ``before``; 0 or less where it is within."""
-        limit = before * (1 + self.amount) if self.share else self.amount + (before if self.more else 0)
+        limit = before + self.room(before)
         return (after - limit) / before if before else after - limit
+
+    def room(self, before: float) -> float:
+        """How much may be added to ``before``."""
+        if self.share:
+            return before * self.amount
+        return self.amount if self.more else self.amount - before
 
 
 def budget(given: str | Mapping[str, Any] | None) -> tuple[Limit, ...]:

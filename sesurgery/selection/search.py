@@ -1,0 +1,197 @@
+"""``sesurgery.search``: the best subset of sites under a budget, from one training, checked by others."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from sesurgery.api import RecipeLike, plan, recipe_for
+from sesurgery.comparison.budget import Limit, written
+from sesurgery.comparison.budget import budget as budget_of
+from sesurgery.comparison.compare import compare
+from sesurgery.comparison.rows import Comparison
+from sesurgery.errors import InputError
+from sesurgery.planning.planner import Progress
+from sesurgery.plans import Edit, Insertion, Plan
+from sesurgery.recipe.recipe import to_data
+from sesurgery.recipe.rules import Recipe
+from sesurgery.selection.choice import chosen
+from sesurgery.selection.ranking import Judge, Value, order_of, ranked
+from sesurgery.trials.models import Source
+from sesurgery.trials.training import Run, training_function
+
+SITE_COSTS = ("params", "macs")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a search found.
+
+    Attributes:
+        recipe: the chosen sites as an ordinary recipe; ``sesurgery.apply`` takes it.
+        edits: every site, with its exact cost.
+        values: what each site is worth, by the path of its layer.
+        chosen: the paths that were chosen.
+        check: the chosen sites, all sites and random subsets of the same cost, trained from scratch.
+        budget: as it was asked for.
+    """
+
+    model: str
+    recipe: Mapping[str, Any]
+    edits: tuple[Edit, ...]
+    values: Mapping[str, Value]
+    chosen: tuple[str, ...]
+    check: Comparison | None
+    budget: str
+
+    def recipe_text(self) -> str:
+        """The recipe as YAML, with the costs and the evidence as comments."""
+        lines = [f"# {len(self.chosen)} of {len(self.edits)} sites of {self.model}, within {self.budget}."]
+        lines += ["#", "# site: parameters, MACs; worth when left out, alone, noise"]
+        costs = {edit.path: edit for edit in self.edits}
+        for path, value in self.values.items():
+            mark = "*" if path in self.chosen else " "
+            worth = f"{value.without:+.4g}, {value.alone:+.4g}, {value.noise:.2g}"
+            lines.append(f"# {mark} {path}: {costs[path].params:,}, {costs[path].macs:,}; {worth}")
+        for row in self.check or ():
+            if row.evidence is not None and row.evidence.gain is not None:
+                lines.append(
+                    f"# trained from scratch, {row.name}: gain {row.evidence.gain:+.4g}, {row.evidence.verdict}"
+                )
+        return "\n".join([*lines, yaml.safe_dump(dict(self.recipe), sort_keys=False, allow_unicode=True)])
+
+
+def search(
+    model: str | nn.Module,
+    recipe: RecipeLike = "standard",
+    *,
+    budget: str | Mapping[str, Any],
+    train: str | Run,
+    validate: str | Run | None = None,
+    folder: str | Path,
+    module: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seeds: int = 3,
+    epochs: int | None = None,
+    aim: str = "value",
+    smaller: bool = False,
+    repeats: int = 5,
+    subsets: int = 3,
+    jobs: int = 1,
+    storage: str | None = None,
+    input_size: Sequence[int] | str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
+    progress: Progress | None = None,
+) -> Selection:
+    """Choose among all sites of a recipe those that are worth most within a budget.
+
+    One training with layers at all sites, each switched on and off at random step by step, ranks them: each site is
+    judged on the validation by leaving its layer out and by having it alone. A knapsack chooses. Then the chosen sites,
+    all sites and random subsets of about the same cost are trained from scratch by :func:`sesurgery.compare`, so that
+    the ranking is judged and not believed.
+
+    Args:
+        model, input_size, model_args, pretrained: as in :func:`sesurgery.compare`.
+        recipe: whose sites, and with what layer; of one rule that inserts.
+        budget: ``"params=+2%,macs=+1%"``.
+        train: ``"train.py:run"``, or ``run(model, trial)``, which trains and gives a number.
+        validate: ``validate(model, trial)`` gives how good a model is; left out, the ``validate`` of the same file.
+        folder: where the results of the check are kept.
+        module, options: another layer, and its options.
+        seeds: trainings of each candidate of the check; 0 leaves it out.
+        repeats: validations of each setting, with ``trial.seed`` 0, 1, …; their spread is the noise.
+        subsets: random subsets in the check.
+
+    Raises:
+        NothingMatchedError: the recipe has no site, or none is worth something within the budget.
+        InputError: bad input, or a training that failed.
+    """
+    limits = _limits(budget)
+    wanted = recipe_for(recipe, None, module, options or {})
+    asked: dict[str, Any] = {"input_size": input_size, "model_args": model_args}
+    sites = plan(model, wanted, **asked)
+    _check(sites)
+    judge = Judge(training_function(train), _validation(train, validate), aim, smaller, epochs, repeats)
+    source = Source(model, dict(model_args or {}), pretrained, {"all": to_data(wanted)})
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress("judging the sites", done, total)
+
+    values = ranked(source("all", 0), [edit.path for edit in sites.edits], judge, 0, report)
+    picked = _picked(sites, values, limits)
+    candidates = {"chosen": picked, **_subsets(sites.edits, picked, subsets)}
+    recipes = [narrowed(wanted, sites.edits, indices, name) for name, indices in candidates.items()]
+    check = None
+    if seeds:
+        trainings: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "aim": aim, "smaller": smaller, "jobs": jobs}
+        kept: dict[str, Any] = {"folder": folder, "storage": storage, "pretrained": pretrained, "progress": progress}
+        everywhere = {**to_data(wanted), "name": "all-sites"}
+        check = compare(model, [*recipes, everywhere], train=train, **kept, **trainings, **asked)
+    paths = tuple(sites.edits[index].path for index in picked)
+    ordered = {path: values[path] for path in order_of(values)}
+    return Selection(sites.model, recipes[0], sites.edits, ordered, paths, check, written(limits))
+
+
+def _limits(given: str | Mapping[str, Any]) -> tuple[Limit, ...]:
+    limits = budget_of(given)
+    if not limits:
+        raise InputError("a search needs a budget", where="budget", remedy="such as params=+2%")
+    for limit in limits:
+        if limit.measure not in SITE_COSTS:
+            problem = f"{limit.measure} of a single site is not known"
+            raise InputError(problem, where="budget", remedy=f"use {' or '.join(SITE_COSTS)}")
+    return limits
+
+
+def _check(sites: Plan) -> None:
+    if not all(isinstance(edit.change, Insertion) for edit in sites.edits):
+        raise InputError("its layers do not only come in", where="recipe", remedy="give a recipe of one insert rule")
+    if len({edit.step for edit in sites.edits}) > 1:
+        raise InputError("it has several rules", where="recipe", remedy="give a recipe of one insert rule")
+
+
+def _validation(train: str | Run, validate: str | Run | None) -> Run:
+    if validate is not None:
+        return training_function(validate)
+    if not isinstance(train, str):
+        raise InputError("no validation is given", where="validate", remedy="def validate(model, trial): ...")
+    return training_function(train.rpartition(":")[0] + ":validate")
+
+
+def _picked(sites: Plan, values: Mapping[str, Value], limits: Sequence[Limit]) -> list[int]:
+    assert sites.before is not None
+    costs = {name: [float(getattr(edit, name)) for edit in sites.edits] for name in SITE_COSTS}
+    room = {limit.measure: limit.room(float(getattr(sites.before, limit.measure))) for limit in limits}
+    return chosen([values[edit.path].mean for edit in sites.edits], costs, room)
+
+
+def _subsets(edits: Sequence[Edit], picked: Sequence[int], count: int) -> dict[str, list[int]]:
+    """Random subsets that cost about as many parameters as the chosen one, and no more."""
+    draw, most = random.Random(0), sum(edits[index].params for index in picked)
+    subsets: dict[str, list[int]] = {}
+    for number in range(1, count + 1):
+        order = list(range(len(edits)))
+        draw.shuffle(order)
+        subset: list[int] = []
+        for index in order:
+            if sum(edits[other].params for other in subset) + edits[index].params <= most:
+                subset.append(index)
+        if subset and sorted(subset) not in [sorted(picked), *subsets.values()]:
+            subsets[f"random-{number}"] = sorted(subset)
+    return subsets
+
+
+def narrowed(recipe: Recipe, edits: Sequence[Edit], indices: Sequence[int], name: str) -> dict[str, Any]:
+    """A recipe for some of its sites only, by path, as data."""
+    data = to_data(recipe)
+    rule = data["rules"][0]
+    paths = [edits[index].path for index in indices]
+    return {**data, "name": name, "rules": [{**rule, "where": {**rule.get("where", {}), "path": paths}}]}
