@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import optimize
@@ -26,11 +27,12 @@ def chosen(values: Sequence[float], costs: Mapping[str, Sequence[float]], limits
         optimize.LinearConstraint(np.asarray(costs[name], dtype=float)[None, :], -np.inf, limit)
         for name, limit in limits.items()
     ]
+    upper: Any = (worth > 0).astype(float)  # scipy takes arrays; its signature says float
     result = optimize.milp(
         c=-worth,
         constraints=constraints,
         integrality=np.ones_like(worth),
-        bounds=optimize.Bounds(0, (worth > 0).astype(float)),
+        bounds=optimize.Bounds(0, upper),
     )
     if result.x is None or not (result.x > 0.5).any():
         raise NothingMatchedError("no site is worth something within the budget", remedy="give a larger budget")
