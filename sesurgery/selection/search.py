@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,24 +120,21 @@ def search(
     _check(sites)
     judge = Judge(training_function(train), _validation(train, validate), aim, smaller, epochs, repeats)
     source = Source(model, dict(model_args or {}), pretrained, {"all": to_data(wanted)})
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress("judging the sites", done, total)
-
-    values = ranked(source("all", 0), [edit.path for edit in sites.edits], judge, 0, report)
+    values = ranked(source("all", 0), [edit.path for edit in sites.edits], judge, 0, _reporting(progress))
     picked = _picked(sites, values, limits)
     candidates = {"chosen": picked, **_subsets(sites.edits, picked, subsets)}
     recipes = [narrowed(wanted, sites.edits, indices, name) for name, indices in candidates.items()]
-    check = None
-    if seeds:
-        trainings: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "aim": aim, "smaller": smaller, "jobs": jobs}
-        kept: dict[str, Any] = {"folder": folder, "storage": storage, "pretrained": pretrained, "progress": progress}
-        everywhere = {**to_data(wanted), "name": "all-sites"}
-        check = compare(model, [*recipes, everywhere], train=train, **kept, **trainings, **asked)
+    trainings: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "aim": aim, "smaller": smaller, "jobs": jobs}
+    kept: dict[str, Any] = {"folder": folder, "storage": storage, "pretrained": pretrained, "progress": progress}
+    everywhere = {**to_data(wanted), "name": "all-sites"}
+    check = compare(model, [*recipes, everywhere], train=train, **kept, **trainings, **asked) if seeds else None
     paths = tuple(sites.edits[index].path for index in picked)
     ordered = {path: values[path] for path in order_of(values)}
     return Selection(sites.model, recipes[0], sites.edits, ordered, paths, check, written(limits))
+
+
+def _reporting(progress: Progress | None) -> Callable[[int, int], None]:
+    return lambda done, total: None if progress is None else progress("judging the sites", done, total)
 
 
 def _limits(given: str | Mapping[str, Any]) -> tuple[Limit, ...]:
