@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,6 +94,6 @@ def _validated(model: nn.Module, switches: Switches, on: set[str], judge: Judge)
     return np.asarray(values)
 
 
-def order_of(values: dict[str, Value]) -> Sequence[str]:
+def in_order(values: dict[str, Value]) -> dict[str, Value]:
     """The sites, best first."""
-    return sorted(values, key=lambda path: -values[path].mean)
+    return dict(sorted(values.items(), key=lambda item: -item[1].mean))

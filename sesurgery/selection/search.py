@@ -22,7 +22,7 @@ from sesurgery.plans import Edit, Insertion, Plan
 from sesurgery.recipe.recipe import to_data
 from sesurgery.recipe.rules import Recipe
 from sesurgery.selection.choice import chosen
-from sesurgery.selection.ranking import Judge, Value, order_of, ranked
+from sesurgery.selection.ranking import Judge, Value, in_order, ranked
 from sesurgery.trials.models import Source
 from sesurgery.trials.training import Run, training_function
 
@@ -116,8 +116,7 @@ def search(
     limits = _limits(budget)
     wanted = recipe_for(recipe, None, module, options or {})
     asked: dict[str, Any] = {"input_size": input_size, "model_args": model_args}
-    sites = plan(model, wanted, **asked)
-    _check(sites)
+    sites = _checked(plan(model, wanted, **asked))
     judge = Judge(training_function(train), _validation(train, validate), aim, smaller, epochs, repeats)
     source = Source(model, dict(model_args or {}), pretrained, {"all": to_data(wanted)})
     values = ranked(source("all", 0), [edit.path for edit in sites.edits], judge, 0, _reporting(progress))
@@ -129,8 +128,7 @@ def search(
     everywhere = {**to_data(wanted), "name": "all-sites"}
     check = compare(model, [*recipes, everywhere], train=train, **kept, **trainings, **asked) if seeds else None
     paths = tuple(sites.edits[index].path for index in picked)
-    ordered = {path: values[path] for path in order_of(values)}
-    return Selection(sites.model, recipes[0], sites.edits, ordered, paths, check, written(limits))
+    return Selection(sites.model, recipes[0], sites.edits, in_order(values), paths, check, written(limits))
 
 
 def _reporting(progress: Progress | None) -> Callable[[int, int], None]:
@@ -148,11 +146,12 @@ def _limits(given: str | Mapping[str, Any]) -> tuple[Limit, ...]:
     return limits
 
 
-def _check(sites: Plan) -> None:
+def _checked(sites: Plan) -> Plan:
     if not all(isinstance(edit.change, Insertion) for edit in sites.edits):
         raise InputError("its layers do not only come in", where="recipe", remedy="give a recipe of one insert rule")
     if len({edit.step for edit in sites.edits}) > 1:
         raise InputError("it has several rules", where="recipe", remedy="give a recipe of one insert rule")
+    return sites
 
 
 def _validation(train: str | Run, validate: str | Run | None) -> Run:
