@@ -12,7 +12,7 @@ from sesurgery.cli import options as opt
 from sesurgery.errors import InputError
 
 if TYPE_CHECKING:
-    from sesurgery.selection.search import Selection
+    from sesurgery.selection.result import Selection
 
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Whose sites are searched, and with what layer.")

@@ -9,29 +9,11 @@ import numpy as np
 from torch import nn
 
 from sesurgery.errors import InputError
+from sesurgery.selection.result import Value
 from sesurgery.selection.switches import Switches
 from sesurgery.trials.training import Run, Trial, results
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Value:
-    """What a site is worth, better being positive.
-
-    Attributes:
-        without: what is lost when its layer alone is switched off.
-        alone: what is won when its layer alone is on.
-        noise: the standard error of their mean, over repeated validations.
-    """
-
-    without: float
-    alone: float
-    noise: float
-
-    @property
-    def mean(self) -> float:
-        return (self.without + self.alone) / 2
 
 
 @dataclass(frozen=True)
@@ -92,8 +74,3 @@ def _validated(model: nn.Module, switches: Switches, on: set[str], judge: Judge)
         if model.training:
             raise InputError("the validation puts the model in train mode", remedy="call model.eval() in it")
     return np.asarray(values)
-
-
-def in_order(values: dict[str, Value]) -> dict[str, Value]:
-    """The sites, best first."""
-    return dict(sorted(values.items(), key=lambda item: -item[1].mean))

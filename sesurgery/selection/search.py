@@ -4,67 +4,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from sesurgery.api import RecipeLike, plan, recipe_for
 from sesurgery.comparison.budget import Limit, written
 from sesurgery.comparison.budget import budget as budget_of
 from sesurgery.comparison.compare import compare
-from sesurgery.comparison.rows import Comparison
 from sesurgery.errors import InputError
 from sesurgery.planning.planner import Progress
 from sesurgery.plans import Edit, Insertion, Plan
 from sesurgery.recipe.recipe import to_data
 from sesurgery.recipe.rules import Recipe
 from sesurgery.selection.choice import chosen
-from sesurgery.selection.ranking import Judge, Value, in_order, ranked
+from sesurgery.selection.ranking import Judge, ranked
+from sesurgery.selection.result import Selection, Value, in_order
 from sesurgery.trials.models import Source
 from sesurgery.trials.training import Run, training_function
 
 SITE_COSTS = ("params", "macs")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What a search found.
-
-    Attributes:
-        recipe: the chosen sites as an ordinary recipe; ``sesurgery.apply`` takes it.
-        edits: every site, with its exact cost.
-        values: what each site is worth, by the path of its layer.
-        chosen: the paths that were chosen.
-        check: the chosen sites, all sites and random subsets of the same cost, trained from scratch.
-        budget: as it was asked for.
-    """
-
-    model: str
-    recipe: Mapping[str, Any]
-    edits: tuple[Edit, ...]
-    values: Mapping[str, Value]
-    chosen: tuple[str, ...]
-    check: Comparison | None
-    budget: str
-
-    def recipe_text(self) -> str:
-        """The recipe as YAML, with the costs and the evidence as comments."""
-        lines = [f"# {len(self.chosen)} of {len(self.edits)} sites of {self.model}, within {self.budget}."]
-        lines += ["#", "# site: parameters, MACs; worth when left out, alone, noise"]
-        costs = {edit.path: edit for edit in self.edits}
-        for path, value in self.values.items():
-            mark = "*" if path in self.chosen else " "
-            worth = f"{value.without:+.4g}, {value.alone:+.4g}, {value.noise:.2g}"
-            lines.append(f"# {mark} {path}: {costs[path].params:,}, {costs[path].macs:,}; {worth}")
-        for row in self.check or ():
-            if row.evidence is not None and row.evidence.gain is not None:
-                lines.append(
-                    f"# trained from scratch, {row.name}: gain {row.evidence.gain:+.4g}, {row.evidence.verdict}"
-                )
-        return "\n".join([*lines, yaml.safe_dump(dict(self.recipe), sort_keys=False, allow_unicode=True)])
 
 
 def search(
