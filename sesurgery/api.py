@@ -126,6 +126,7 @@ class Options(TypedDict, total=False):
     dilation: int | Sequence[int]
     dim_head: int
     drop_rate: float
+    e_lambda: float
     embed: bool
     extent: int
     extra_params: bool
@@ -145,6 +146,7 @@ class Options(TypedDict, total=False):
     reduction: float
     split_input: bool
     squeeze: str
+    stride: int
 
 
 class Asked(Options, total=False):
