@@ -81,7 +81,7 @@ def _in_place(host: nn.Module, node: Node) -> bool:
 def _source(kind: type[nn.Module]) -> str:
     """The text of a class's forward. Without one every sign is taken to be there."""
     try:
-        return inspect.getsource(kind.forward)
+        return inspect.getsource(inspect.getattr_static(kind, "forward"))
     except (OSError, TypeError):
         return " ".join(_WRITTEN.values())
 

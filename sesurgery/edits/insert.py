@@ -24,6 +24,7 @@ from sesurgery.plans import AttentionLayer, Cost, Skip, Swap, SwapChild
 from sesurgery.recipe.rules import Insert, Rule
 from sesurgery.recording.costs import measured
 from sesurgery.recording.nested import batch_of
+from sesurgery.recording.recorder import is_chain
 from sesurgery.substitutes.registry import on_meta
 from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import join
@@ -129,7 +130,7 @@ def _present(anatomy: Anatomy, site: Site) -> str | None:
     for node in near:
         if node.op == "call_module" and host.get_submodule(str(node.target)) in anatomy.attention:
             return str(node.target)
-    if type(host).forward is nn.Sequential.forward and site.value.op == "call_module":
+    if is_chain(host) and site.value.op == "call_module":
         child = last_layer(host.get_submodule(str(site.value.target)))
         mark = mark_of(child)
         if mark is not None and mark.layers:

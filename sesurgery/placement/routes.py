@@ -14,7 +14,7 @@ from sesurgery.placement.sites import Site
 from sesurgery.placement.sockets import socket_at
 from sesurgery.plans import AppendBehind, AttentionLayer, FillSocket, InsertIntoGraph, Insertion, RewriteForward
 from sesurgery.recipe.rules import Insert, Replace
-from sesurgery.recording.recorder import has_own_forward
+from sesurgery.recording.recorder import has_own_forward, is_chain
 from sesurgery.rewriting.trial import behind, tried
 from sesurgery.rewriting.validation import Insertion as Planned
 from sesurgery.tracing.survey import Survey
@@ -81,7 +81,7 @@ def _outer(survey: Survey, site: Site) -> Site | None:
 
 def _followed(survey: Survey, site: Site) -> nn.Module | None:
     """The layer behind which the new one goes, where the forward of the host had better stay as it is."""
-    chain = type(site.host).forward is nn.Sequential.forward
+    chain = is_chain(site.host)
     if chain and site.value.op != "call_module":
         raise Unfit("a Sequential has no place before its first child; operate on the module that calls it")
     if not chain:
@@ -156,6 +156,6 @@ def notes_on(survey: Survey, host: nn.Module) -> tuple[str, ...]:
 
 def last_layer(module: nn.Module) -> nn.Module:
     """The layer whose output is a Sequential's output, however deep."""
-    while type(module).forward is nn.Sequential.forward and len(module._modules):
+    while is_chain(module) and len(module._modules):
         module = list(module.children())[-1]
     return module

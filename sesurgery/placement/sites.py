@@ -18,7 +18,7 @@ from sesurgery.anatomy.stages import resolution
 from sesurgery.placement.named_layers import Layer
 from sesurgery.plans import Skip
 from sesurgery.recording.compat import AdaptiveAvgPool, AdaptiveMaxPool
-from sesurgery.recording.recorder import has_own_forward
+from sesurgery.recording.recorder import has_own_forward, is_chain
 from sesurgery.tracing.trace import Trace, output_of
 from sesurgery.words.paths import below, join, outwards
 
@@ -200,7 +200,7 @@ def _innermost(anatomy: Anatomy, module: nn.Module) -> nn.Module:
         if last is None or last.op != "call_module" or len(last.users) != 1:
             break
         inner = module.get_submodule(str(last.target))
-        if type(module).forward is not nn.Sequential.forward and inner not in holding:
+        if not is_chain(module) and inner not in holding:
             break
         module = inner
     return module

@@ -160,7 +160,7 @@ class HostGraph:
     def path_of(self, child: nn.Module) -> str | None:
         """The path of a module in the host; None where it is none of its children."""
         if self.children is None:
-            self.children = {module: path for path, module in self.module.named_modules()}
+            self.children = {module: path for path, module in self.module.named_modules() if path}
         return self.children.get(child)
 
     def wrote(self, tensors: Iterable[torch.Tensor], node: Node) -> None:

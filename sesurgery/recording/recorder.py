@@ -341,9 +341,15 @@ def _sizes(value: Any) -> list[torch.Size]:
     return [tensor.shape for tensor in flat_tensors(value)]
 
 
+def is_chain(module: nn.Module) -> bool:
+    """Whether a module's forward is that of a Sequential; asked without a call of what its author put there."""
+    raw = next((vars(base)["forward"] for base in type(module).__mro__ if "forward" in vars(base)), None)
+    return raw is vars(nn.Sequential)["forward"]
+
+
 def has_own_forward(module: nn.Module) -> bool:
     """Whether a module's forward is code of the model's author: neither torch's own nor that of a Sequential."""
-    return _is_authors(_function(module.forward)) and type(module).forward is not nn.Sequential.forward
+    return _is_authors(_function(module.forward)) and not is_chain(module)
 
 
 def _is_host(forward: Callable[..., Any]) -> bool:

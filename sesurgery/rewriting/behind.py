@@ -24,7 +24,7 @@ def methods_behind(kind: type[nn.Module], names: Sequence[str], others: Sequence
         Unfit: its text is not to be had, or it returns nothing in a way that can be seen.
     """
     method = forward_of(kind)
-    parameters = inspect.signature(kind.forward).parameters
+    parameters = inspect.signature(inspect.getattr_static(kind, "forward")).parameters
     alike = [getattr(kind, name) for name in others if inspect.signature(getattr(kind, name)).parameters == parameters]
     return tuple(_wrapped(each, names) for each in (method, *(read_method(kind, each.__code__) for each in alike)))
 
@@ -38,7 +38,7 @@ def _wrapped(method: Method, names: Sequence[str]) -> EditedMethod:
 
 def forward_of(kind: type[nn.Module]) -> Method:
     """The author's text of a class's forward. Raises ``Unfit`` where it is not to be had."""
-    functions: list[types.FunctionType] = functions_in(kind.__dict__.get("forward", kind.forward))
+    functions: list[types.FunctionType] = functions_in(inspect.getattr_static(kind, "forward"))
     if not functions:
         raise Unfit(f"the forward of {kind.__name__} is no Python function")
     reason: Unfit | None = None

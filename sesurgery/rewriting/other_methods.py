@@ -85,5 +85,6 @@ def _names(kind: type, method: str) -> set[str]:
 
 
 def _code(kind: type, method: str) -> types.CodeType | None:
-    function = inspect.unwrap(getattr(kind, method, None))  # type: ignore[arg-type]
+    raw = inspect.getattr_static(kind, method, None)
+    function = inspect.unwrap(getattr(raw, "__func__", raw))  # type: ignore[arg-type]
     return getattr(function, "__code__", None)

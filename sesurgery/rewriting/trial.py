@@ -36,8 +36,12 @@ Methods = tuple[EditedMethod, ...]
 class StandIn(nn.Module):
     """Stands where a layer is to be, to see where and how often it is called.
 
-    Like a layer it gives new memory, and where gradients are kept, what has some.
+    Like a layer it holds a weight and gives new memory, and where gradients are kept, what has some.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty((), device="meta"))
 
     def forward(self, x: Any) -> Any:
         return x + x.new_zeros(()).requires_grad_() if torch.is_grad_enabled() else x.clone()
