@@ -8,6 +8,7 @@ from torch import nn
 from torch.fx import Node
 
 from sesurgery.anatomy.elementwise import is_elementwise
+from sesurgery.operating.edited_class import as_it_was
 from sesurgery.recording.compat import AvgPool, Dropout, LPPool, MaxPool, NormBase
 
 _NORMS = (
@@ -47,6 +48,7 @@ def is_depthwise(module: nn.Module) -> bool:
 
 def is_norm(module: nn.Module) -> bool:
     """A normalisation: torch's, or a module of vectors only that is called one."""
+    module = as_it_was(module)
     if isinstance(module, _NORMS):
         return True
     flat = all(weight.ndim <= 1 or weight.numel() == max(weight.shape) for weight in module.parameters())
@@ -56,6 +58,7 @@ def is_norm(module: nn.Module) -> bool:
 
 def is_activation_layer(module: nn.Module) -> bool:
     """An activation: torch's, timm's, one of the author's own, or a module without kernels among activations."""
+    module = as_it_was(module)
     home = type(module).__module__
     flat = all(weight.ndim <= 1 for weight in module.parameters())
     if flat and "activation" in home.rsplit(".", 1)[-1]:
@@ -65,6 +68,7 @@ def is_activation_layer(module: nn.Module) -> bool:
 
 def is_dropping(module: nn.Module) -> bool:
     """A layer that keeps the activation as it is in eval mode: identity, dropout, stochastic depth, drop block."""
+    module = as_it_was(module)
     if isinstance(module, (nn.Identity, Dropout)):
         return True
     name = type(module).__name__.lower()

@@ -14,14 +14,15 @@ import functools
 import linecache
 import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from sesurgery.errors import InputError, ModelError, Unfit
-from sesurgery.operating.compiled_method import EditedMethod, compiled, functions_in
+from sesurgery.operating.backup import HOST_MARK, mark_of
+from sesurgery.operating.compiled_method import EditedMethod, compiled, exchanged, functions_in
 
 _CLASSES: weakref.WeakValueDictionary[Any, type[nn.Module]] = weakref.WeakValueDictionary()
 
@@ -73,6 +74,18 @@ def unedited_class(kind: type[nn.Module]) -> type[nn.Module]:
     return _quiet_class(type(kind), kind.__name__, bases, body)
 
 
+def as_it_was(module: nn.Module) -> nn.Module:
+    """A module without its edits and without the layers put into it, to be looked at; any other as it is."""
+    mark = mark_of(module)
+    if mark is None:
+        return module
+    bare: nn.Module = object.__new__(unedited_class(type(module)))
+    children = {name: child for name, child in module._modules.items() if name not in mark.layers}
+    fields = {name: value for name, value in module.__dict__.items() if name != HOST_MARK}
+    bare.__dict__.update(fields, _modules=children)
+    return bare
+
+
 def edited_methods(kind: type[nn.Module]) -> tuple[EditedMethod, ...]:
     """The methods that ``kind``, or the class it was derived of since, was made with; none where it is the author's."""
     return getattr(kind, "_sesurgery_methods", ())
@@ -86,14 +99,14 @@ def _make_class(base: type[nn.Module], methods: tuple[EditedMethod, ...], origin
     for method, raw in zip(methods, originals, strict=True):
         place = method.owner, method.attribute
         # A method and its author's decorator may both be edited.
-        value, filename = compiled(method, values.get(place, raw))
+        before = values.get(place, raw)
+        value, filename = compiled(method, before)
         values[place] = value
         filenames.append(filename)
-        # A second name of the same method (``forward_features = forward``) is the same method.
-        for name in [name for name, other in vars(method.owner).items() if other is raw]:
+        for name, other in _names_of(method, raw, before, value):
             first = next(each for each in base.__mro__ if name in vars(each))
             body = overriding if first is method.owner else behind.setdefault(method.owner, {})
-            body[name] = value
+            body[name] = other
 
     def reduced(self: nn.Module, protocol: Any) -> Any:
         return _reduced(self, base, methods, protocol)
@@ -109,6 +122,22 @@ def _make_class(base: type[nn.Module], methods: tuple[EditedMethod, ...], origin
     for filename in filenames:
         weakref.finalize(kind, linecache.cache.pop, filename, None).atexit = False
     return kind
+
+
+def _names_of(method: EditedMethod, raw: Any, before: Any, value: Any) -> Iterator[tuple[str, Any]]:
+    """The names by which a class calls a method, and what stands there once it is edited.
+
+    A second name may be the same method (``run = forward``), or wrap it (``forward = partialmethod(run)``).
+    """
+    old, new = (
+        next(each for each in functions_in(of) if each.__code__.co_qualname == method.qualname)
+        for of in (before, value)
+    )
+    for name, other in vars(method.owner).items():
+        if other is raw:
+            yield name, value
+        elif any(function is old for function in functions_in(other)):
+            yield name, exchanged(other, old, new)
 
 
 class _Quiet:

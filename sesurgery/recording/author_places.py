@@ -133,6 +133,9 @@ def _functions_in(value: Any) -> Iterator[types.FunctionType]:
             pending.append(item.__func__)
         elif isinstance(item, property):
             pending += [item.fget, item.fset]
+        elif hasattr(type(item), "__get__") and not isinstance(item, types.FunctionType):
+            parts = getattr(item, "__dict__", {}).values()  # a partialmethod, a decorator that is a class
+            pending += [part for part in parts if isinstance(part, types.FunctionType)]
         elif isinstance(item, types.FunctionType):
             yield item
             pending += [cell.cell_contents for cell in item.__closure__ or () if _filled(cell)]

@@ -21,7 +21,7 @@ from sesurgery.operating.compiled_method import EditedMethod
 from sesurgery.recording.author_places import Place
 from sesurgery.rewriting.author_source import Method, Span, encloses, read_method, returned, span_of
 from sesurgery.rewriting.behind import forward_of
-from sesurgery.rewriting.source_edits import Edit, Entry, Exit, Part, Share, Wrap, edited
+from sesurgery.rewriting.source_edits import Ahead, Edit, Entry, Exit, Part, Share, Wrap, edited
 from sesurgery.rewriting.validation import Insertion
 
 # Raises Unfit unless the host, with these methods, does what the insertions say.
@@ -177,6 +177,8 @@ class Writer:
             if len(methods) == 1:
                 method = next(iter(methods.values()))
                 yield [(method, Wrap(spans[0], name) if len(spans) == 1 else Share(spans, name))]
+                if len(spans) == 1 < len(users):
+                    yield [(method, Ahead(spans[0], name))]
 
     def _arguments(self, user: Node, value: Node) -> Iterator[tuple[Method, Span]]:
         """Expressions that may be what ``user`` takes as ``value``."""

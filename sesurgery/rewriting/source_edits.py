@@ -52,6 +52,14 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """The variable that is read at ``span``, again and again, is gated once for this reader, before what repeats it."""
+
+    span: Span
+    name: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """A parameter of the method is gated before anybody reads it: ``x = self.name(x)`` is the first statement.
 
@@ -119,7 +127,7 @@ class Delete:
     span: Span
 
 
-Edit = Wrap | Behind | Share | Entry | Exit | Replace | Keep | Delete | InPlaceOf
+Edit = Wrap | Behind | Share | Ahead | Entry | Exit | Replace | Keep | Delete | InPlaceOf
 
 
 def edited(method: Method, edits: Sequence[Edit]) -> EditedMethod:
@@ -313,6 +321,32 @@ def _share_among(editor: _Editor, uses: Sequence[ast.expr], name: str, layer: st
         editor.text.replace(span_of(use), variable)
 
 
+def _ahead(editor: _Editor, edit: Ahead) -> None:
+    """One assignment before the outermost loop, or the statement of a comprehension, in which the variable is read."""
+    use = editor.expression(edit.span)
+    around = [outer for _, outer in editor.syntax.ways_up(use)]
+    repeating = [each for each in around if isinstance(each, _REPEATING)]
+    statement = editor.syntax.statement_of(repeating[-1]) if repeating else None
+    if not isinstance(use, ast.Name) or statement is None:
+        raise Unfit(f"{editor.source(use)} in {editor.where(use)} is no variable that a loop reads")
+    inside = [node for node in editor.syntax.around if encloses(span_of(statement), _place_of(node))]
+    again = next((node for node in inside if use.id in _bound_by(node)), None)
+    own = isinstance(statement, ast.Assign) and again in statement.targets
+    if again is not None and not own:
+        raise Unfit(f"{use.id} is set again in {editor.where(again)}, where it is read")
+    variable = _new_name(editor.method, use.id, edit.name)
+    editor.line_before(statement, f"{variable} = {editor.call(edit.name)}({use.id})")
+    editor.text.replace(span_of(use), variable)
+
+
+_REPEATING = (ast.For, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def _place_of(node: ast.AST) -> Span:
+    """Where a node stands; nowhere, where the syntax does not say."""
+    return span_of(node) if hasattr(node, "end_lineno") and hasattr(node, "lineno") else Span(0, 0, 0, 0)
+
+
 def _share_in_lambda(editor: _Editor, uses: Sequence[ast.expr], variable: str, layer: str) -> None:
     """In a lambda the first reader, in the order of the text, sets the variable."""
     if not _always_runs(editor, uses[0], editor.method.node):
@@ -391,6 +425,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     Wrap: _wrap,
     Behind: _behind,
     Share: _share,
+    Ahead: _ahead,
     Entry: _entry,
     Exit: _exit,
     Replace: _replace,

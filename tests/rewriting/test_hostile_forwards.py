@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from typing import Any
 
 import pytest
@@ -96,6 +98,55 @@ class Attending(Block):
         return x + y.transpose(1, 2).reshape(x.shape)
 
 
+# Forwards that are no plain functions.
+
+
+class Doubling:
+    """A decorator that is a class, and wants an instance."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return types.MethodType(self, instance)
+
+    def __call__(self, instance: Any, x: Tensor) -> Tensor:
+        return self.function(instance, x) * 2
+
+
+class Decorated(Block):
+    @Doubling
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+class Partial(Block):
+    def run(self, x: Tensor, factor: float) -> Tensor:
+        return x + self.branch(x) * factor
+
+    forward = functools.partialmethod(run, factor=0.5)
+
+
+# Where a layer has to stand ahead of what repeats its readers.
+
+
+class Pyramid(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.stack([conv(x) for conv in self.more]).mean(0)
+
+
+class PyramidInALoop(Pyramid):
+    def forward(self, x: Tensor) -> Tensor:
+        parts = []
+        for conv in self.more:
+            parts.append(conv(x))
+        return x + torch.stack(parts).mean(0)
+
+
 BLOCKS: tuple[type[Block], ...] = (
     AskingForGradients,
     GoingBackwards,
@@ -104,6 +155,10 @@ BLOCKS: tuple[type[Block], ...] = (
     ScaledInside,
     SampleBySample,
     Attending,
+    Decorated,
+    Partial,
+    Pyramid,
+    PyramidInALoop,
 )
 
 
@@ -113,6 +168,84 @@ def test_a_block_is_operated_and_equal(kind: type[Block]) -> None:
     surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
     assert [edit.path for edit in surgery.plan.edits] == ["1.se", "2.se"]
     check_same(model, surgery.model, IMAGE)
+
+
+@pytest.mark.parametrize("recipe", ["post", "identity", "pre"])
+@pytest.mark.parametrize("kind", [Decorated, Partial, Pyramid, PyramidInALoop], ids=lambda kind: kind.__name__)
+def test_other_places_of_a_block_are_reached(kind: type[Block], recipe: str) -> None:
+    model = lively(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), kind(), kind()))
+    surgery = sesurgery.apply(model, recipe, example_input=IMAGE, init="identity")
+    assert [edit.host for edit in surgery.plan.edits] == ["1", "2"]
+    calls: list[nn.Module] = []
+    for edit in surgery.plan.edits:
+        surgery.model.get_submodule(edit.path).register_forward_hook(lambda layer, *_: calls.append(layer))
+    surgery.model(IMAGE)
+    assert len(calls) == len(set(calls)) == 2
+    check_same(model, surgery.model, IMAGE)
+
+
+def test_a_variable_that_the_loop_sets_is_not_gated_ahead_of_it() -> None:
+    class Stepping(Pyramid):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x
+            for conv in self.more:
+                y = conv(y)
+            return x + y
+
+    model = lively(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Stepping(), Stepping()))
+    with pytest.raises(sesurgery.NothingMatchedError, match=r"would call self\.se 3 times"):
+        sesurgery.plan(model, "pre", example_input=IMAGE)
+
+
+class OtherwiseWithGradients(Block):
+    """A place on a way that is taken only where nobody wants gradients: training would skip the layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        if torch.is_grad_enabled():
+            return torch.add(x, y)
+        return torch.add(x, torch.relu(y))
+
+
+def test_a_layer_that_training_would_skip_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), OtherwiseWithGradients(), OtherwiseWithGradients())
+    with pytest.raises(sesurgery.NothingMatchedError, match="while training its forward would call"):
+        sesurgery.plan(model, "identity", example_input=IMAGE)
+
+
+class CallingItself(Block):
+    def forward(self, x: Tensor, again: bool = True) -> Tensor:
+        if again:
+            return torch.func.functional_call(self, {"bn.weight": self.bn.weight * 2}, (x, False))
+        return x + self.branch(x)
+
+
+def test_a_module_that_calls_itself_is_looked_at() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), CallingItself(), Pyramid())
+    assert [edit.path for edit in sesurgery.plan(model, "standard", example_input=IMAGE).edits] == ["2.se"]
+
+
+def test_an_activation_that_holds_a_layer_is_one_still() -> None:
+    class Body(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(self.conv, self.bn, nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.body(x)
+
+    at = {"at": "after spatial conv", "where": {"stages": "all"}}
+    model = lively(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Body(), Body()))
+    rules = [
+        {"rules": [{"insert": {"module": name, "init": "identity"}, "if_present": "stack", **at}]}
+        for name in ("se", "eca")
+    ]
+    first = sesurgery.apply(model, rules[0], example_input=IMAGE)
+    second = sesurgery.apply(first.model, rules[1], example_input=IMAGE)
+    holders = [[edit.path.rpartition(".")[0] for edit in surgery.plan.edits] for surgery in (first, second)]
+    assert "1.body.2" in holders[0]
+    assert holders[0] == holders[1]
+    check_same(model, second.model, IMAGE)
 
 
 # What a forward keeps outside of its module.
