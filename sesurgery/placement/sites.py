@@ -79,7 +79,7 @@ def _preactivates(anatomy: Anatomy, host: nn.Module) -> bool:
     traced, child = anatomy.survey.trace(host), host.get_submodule
     nodes = [] if traced is None else traced.graph.nodes
     first = next((node for node in nodes if weight_layers(node, child) and sources(node)), None)
-    if first is None or type(host).forward is nn.Sequential.forward:
+    if first is None or is_chain(host):
         return False
     value, normed = sources(first)[0], False
     while follows(value, child) and sources(value):
