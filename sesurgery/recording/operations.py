@@ -237,16 +237,6 @@ def another_name(tensor: torch.Tensor) -> torch.Tensor:
     return alias
 
 
-def with_history(tensor: torch.Tensor) -> torch.Tensor:
-    """The same tensor as layers give it in training: gradients will go through it to somewhere."""
-    if not tensor.is_floating_point():
-        return another_name(tensor)
-    with Unnoted():
-        new = tensor.detach().requires_grad_().clone()
-    copy_labels(tensor, new)
-    return new
-
-
 def _named(func: Any, args: tuple[Any, ...]) -> tuple[str, Any, str]:
     """How an operation stands in a graph: kind, target, and the name to number."""
     name = getattr(func, "__name__", None) or type(func).__name__
