@@ -2,6 +2,7 @@
 
     python benchmarks/ratios.py              # about five minutes on two cores
     python benchmarks/ratios.py --runs 3     # quicker, noisier
+    python benchmarks/ratios.py --planning   # only the tables about planning, the others stay as they are
 
 Each pair runs in turn, A B A B ..., and the ratio is taken pair by pair, so a machine whose speed drifts does not
 decide. The median is quoted, with the smallest and the largest. Needs the ``dev`` extra (fvcore).
@@ -10,6 +11,7 @@ decide. The median is quoted, with the smallest and the largest. Needs the ``dev
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import os
 import statistics
@@ -21,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import depth
 from machine import machine
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -150,6 +153,71 @@ def results(runs: int) -> list[Result]:
     ]
 
 
+MODELS = {
+    "resnet50": "standard",
+    "resnet152": "standard",
+    "mobilenetv2_100": "standard",
+    "efficientnet_b0": "standard",
+    "vit_base_patch16_224": "standard",
+    "convnext_base": "standard",
+    "swin_base_patch4_window7_224": "standard",
+    "densenet201": "concat",
+}
+
+
+def floors(runs: int) -> str:
+    """CPU time of apply against what nobody can avoid, copy.deepcopy and one forward on ``meta``, pair by pair."""
+    import timm
+    import torch
+
+    import sesurgery
+
+    lines = ["| model | recipe | apply (s) | floor (s) | ratio | aim | holds |", "|---|---|--:|--:|--:|--:|---|"]
+    for name, recipe in MODELS.items():
+        with torch.device("meta"):
+            model, image = timm.create_model(name).eval(), torch.empty(1, 3, 224, 224)
+        pairs = []
+        for _ in range(runs + 1):  # the first is the warm-up
+            start = time.process_time()
+            with torch.no_grad():
+                copy.deepcopy(model)(image)
+            middle = time.process_time()
+            sesurgery.apply(model, recipe, example_input=image)
+            pairs.append((time.process_time() - middle, middle - start))
+        ours, floor = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
+        ratio = statistics.median(one / other for one, other in pairs[1:])
+        cells = [name, f"`{recipe}`", f"{ours:.3f}", f"{floor:.3f}", f"**{ratio:.2f}**", "≤ 1.5"]
+        lines.append("| " + " | ".join([*cells, "yes" if ratio <= 1.5 else "no"]) + " |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
+PLANNING = "## Planning"
+
+
+def planning_section(runs: int, blocks: list[int]) -> str:
+    """The tables of CPU time: real models against the floor, and networks of many blocks."""
+    import torch
+
+    torch.set_num_threads(1)
+    return "\n".join(
+        [
+            PLANNING,
+            "",
+            f"Written by `python benchmarks/ratios.py --planning --runs {runs}`. CPU seconds of one thread, models on",
+            "`meta`, warm, medians of pairs run in turn. The machine was shared with other work. The floor is",
+            "`copy.deepcopy` and one forward on `meta`; apply plans, rewrites and counts both costs.",
+            "",
+            f"Machine: {machine()}.",
+            "",
+            floors(runs),
+            "Networks made for it (`python benchmarks/depth.py`): seconds, in brackets the ratio to the floor.",
+            "",
+            depth.table(blocks),
+        ]
+    )
+
+
 def table(found: list[Result]) -> str:
     """The page."""
     lines = [
@@ -173,13 +241,18 @@ def table(found: list[Result]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--planning", action="store_true", help="only the tables about planning")
+    parser.add_argument("--blocks", type=int, nargs="+", default=list(depth.BLOCKS), help="numbers of blocks")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     import torch
 
     torch.set_num_threads(2)
-    text = table(results(options.runs))
+    above = PAGE.read_text(encoding="utf-8").partition(PLANNING)[0].rstrip() + "\n"
+    if not options.planning:
+        above = table(results(options.runs))
+    text = f"{above}\n{planning_section(options.runs, options.blocks)}"
     PAGE.write_text(text, encoding="utf-8")
     print(text)
 

@@ -25,7 +25,7 @@ from sesurgery.rewriting.graph_edits import Bypass, bypassed, calls_in
 from sesurgery.rewriting.insertions import Trial, edited_methods_for
 from sesurgery.rewriting.other_methods import entrances, same_place
 from sesurgery.rewriting.removals import methods_without
-from sesurgery.rewriting.validation import Insertion, check, check_but_for
+from sesurgery.rewriting.validation import Insertion, check, check_but_for, wrong_calls
 from sesurgery.tracing.fingerprint import forward_kind
 from sesurgery.tracing.same_structure import own_attributes
 from sesurgery.tracing.survey import Survey
@@ -339,11 +339,17 @@ class _Bench:
         both, as long as it does the same in both: then nothing has to be recorded but the host as edited.
         """
         names = [insertion.name for insertion in insertions]
+        wrong = self.survey.memo.get(key := ("wrong", self.twin, self.sockets, tuple(methods), tuple(names)))
+        if wrong is not None:
+            raise Unfit(wrong)  # another of its sites has the same place in the text, as in a loop
         kind = edited_class(original_class(type(self.host)), merged(type(self.host), methods))
         for index, frame in enumerate(self.survey.different_calls(self.twin)):
             chosen = insertions if index == 0 else None
             with filled(self.host, names), _of_class(self.host, kind):
                 done = self.tried(frame)
+            if chosen is not None and (wrong := wrong_calls(done, names)) is not None:
+                self.survey.memo[key] = wrong
+                raise Unfit(wrong)
             before = self.recorded(frame)
             try:
                 _fits(before, done, names, chosen)

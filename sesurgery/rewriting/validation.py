@@ -125,13 +125,16 @@ def _function(function: Any) -> str:
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', None) or type(function).__name__}"
 
 
+def wrong_calls(after: Graph, names: Sequence[str]) -> str | None:
+    """What is wrong where a layer is not called exactly once."""
+    calls = Counter(str(node.target) for node in after.nodes if node.op == "call_module")
+    return next((f"its forward would call self.{name} {calls[name]} times" for name in names if calls[name] != 1), None)
+
+
 def _difference(before: Graph, after: Graph, insertions: Sequence[Insertion]) -> str:
     """What a user may know about a forward that would not do what it should."""
-    for insertion in insertions:
-        calls = sum(node.op == "call_module" and node.target == insertion.name for node in after.nodes)
-        if calls != 1:
-            return f"its forward would call self.{insertion.name} {calls} times"
-    return _overwritten(before, insertions) or "its forward would not do the same with a layer at that place"
+    wrong = wrong_calls(after, [insertion.name for insertion in insertions])
+    return wrong or _overwritten(before, insertions) or "its forward would not do the same with a layer at that place"
 
 
 def _overwritten(before: Graph, insertions: Sequence[Insertion]) -> str | None:

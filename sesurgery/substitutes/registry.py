@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 from sesurgery import attention
 from sesurgery.errors import StalePlanError, Unfit
 from sesurgery.plans import AttentionLayer, Identity, Substitute
+from sesurgery.recording.fast_shapes import Remembering
 
 
 @functools.singledispatch
@@ -41,7 +43,7 @@ def _attention(new: AttentionLayer, old: nn.Module | None, *sources: nn.Module) 
 
 def on_meta(new: Substitute, old: nn.Module | None, *sources: nn.Module) -> nn.Module:
     """``make`` without weights and in eval mode, for measuring."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+    with torch.device("meta"), Remembering(), torch.random.fork_rng(devices=[]):
         return make(new, old, *sources).to("meta").eval()
 
 
@@ -54,7 +56,9 @@ class Build:
 
     def __call__(self, old: nn.Module | None, *sources: nn.Module) -> nn.Module:
         """The new module. Raises ``StalePlanError``."""
+        weightless = torch.get_default_device().type == "meta"
         try:
-            return make(self.new, old, *sources)
+            with Remembering() if weightless else contextlib.nullcontext():
+                return make(self.new, old, *sources)
         except Unfit as reason:
             raise StalePlanError(str(reason), where=self.path, remedy="plan again on this model") from None
