@@ -207,6 +207,9 @@ def _summary(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield f"Machine: {machine()}."
     yield ""
+    missing = set(names()) - {row["model"] for row in rows}
+    if missing:
+        yield f"- **Not finished: {len(missing)} models have no result yet.** The command above goes on with them."
     routes = Counter[str]()
     for row in operated:
         routes.update(row["routes"])
