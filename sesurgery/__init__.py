@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sesurgery.errors import SurgeryError as SurgeryError
     from sesurgery.errors import UnknownNameError as UnknownNameError
     from sesurgery.errors import WeightsError as WeightsError
+    from sesurgery.export.eject import eject as eject
     from sesurgery.plans import Cost as Cost
     from sesurgery.plans import Edit as Edit
     from sesurgery.plans import Inspection as Inspection
@@ -64,6 +65,7 @@ _HOMES = {
         "UnknownNameError",
         "WeightsError",
     ),
+    "export.eject": ("eject",),
     "plans": ("Cost", "Edit", "Inspection", "Plan", "Skip"),
     "recipe.recipe": ("Recipe", "list_recipes", "load_recipe"),
     "timing.latency": ("latency",),

@@ -35,8 +35,10 @@ class SqueezeExcite(nn.Module):
     others linear layers. Input and output have the shape of the port.
 
     Args:
-        port: shape and channel axis; sizes but the channels may change later.
+        channels: of the map.
         rd_channels: width between the two layers.
+        axes: every axis but the batch and the channels.
+        layer: makes a layer from channels to channels.
         squeeze: ``avg``, ``max``, ``avg+max`` (their mean, as in timm) or ``none`` (every position for itself).
         act: class of the activation.
         gate: class of the gate.
@@ -45,22 +47,22 @@ class SqueezeExcite(nn.Module):
 
     def __init__(
         self,
-        port: Port,
+        channels: int,
         rd_channels: int,
+        axes: tuple[int, ...],
+        layer: Callable[..., nn.Module],
         squeeze: str = "avg",
         act: Callable[..., nn.Module] = nn.ReLU,
         gate: Callable[..., nn.Module] = nn.Sigmoid,
         bias: bool = True,
     ) -> None:
         super().__init__()
-        conv = _CONVS.get(port.layout)
-        layer: Callable[..., nn.Module] = partial(conv, kernel_size=1) if conv else nn.Linear
-        self.axes = port.spatial_axes
+        self.axes = axes
         # The mean over no axes would be torch's mean over all of them.
         self.squeeze = squeeze if self.axes else "none"
-        self.fc1 = layer(port.channels, rd_channels, bias=bias)
+        self.fc1 = layer(channels, rd_channels, bias=bias)
         self.act = new_act(act)
-        self.fc2 = layer(rd_channels, port.channels, bias=bias)
+        self.fc2 = layer(rd_channels, channels, bias=bias)
         self.gate = gate()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,7 +139,9 @@ def se(
             gate_layer=gates,
         )
     else:
-        node = SqueezeExcite(port, width, squeeze, acts, gates, bias)
+        conv = _CONVS.get(port.layout)
+        layer = partial(conv, kernel_size=1) if conv else nn.Linear
+        node = SqueezeExcite(port.channels, width, port.spatial_axes, layer, squeeze, acts, gates, bias)
     if init == "identity":
         zero(node.fc2)
     return node

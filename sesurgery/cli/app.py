@@ -159,6 +159,51 @@ def revert(
     typer.echo(f"the model without the operation is in {output}")
 
 
+@app.command()
+def eject(
+    model: opt.ModelOrFolder,
+    output: opt.EjectOutput,
+    recipe: opt.OptionalRecipe = None,
+    stages: opt.Stages = None,
+    module: opt.Module = None,
+    settings: opt.Settings = None,
+    init: opt.Init = None,
+    pretrained: opt.Pretrained = False,
+    weights: opt.Weights = None,
+    model_arg: opt.ModelArgs = None,
+    input_size: opt.InputSize = None,
+    trust_code: opt.TrustCode = False,
+    imports: opt.Imports = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Write an operated model as Python that needs no sesurgery: model.py, weights.safetensors, check.py."""
+    opt.check_weights(weights, pretrained)
+    opt.check_new(output)
+    opt.import_files(imports)
+    asked = None if recipe is None else _asked(recipe, stages, module, settings, init, model_arg, input_size)
+    if asked is None:
+        opt.check_folder(model)
+    from sesurgery.cli.progress import progress
+
+    with progress() as step:
+        import sesurgery
+
+        if asked is None:
+            step("loading", 0, 0)
+            operated: Any = sesurgery.load(model, trust_code=trust_code)
+        else:
+            start: dict[str, Any] = {"pretrained": pretrained, "weights": weights}
+            operated = sesurgery.apply(model, str(recipe), **asked, **start, progress=step)
+        step("ejecting", 0, 0)
+        sesurgery.eject(operated, output)
+    if as_json:
+        from sesurgery.cli.json_output import dump
+
+        typer.echo(dump({"output": str(output), "files": sorted(path.name for path in output.iterdir())}))
+        return
+    typer.echo(f"{output} holds the model as plain Python; python {output / 'check.py'} proves it")
+
+
 @recipes_app.callback(invoke_without_command=True)
 def recipes(context: typer.Context) -> None:
     """List, show and check recipes, and print their schema."""

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sesurgery.artifact.names import check_target
-from sesurgery.errors import InputError, WeightsError
+from sesurgery.artifact.names import NEW_FOLDER, check_target
+from sesurgery.errors import ArtifactError, InputError, WeightsError
 from sesurgery.models.input_size import read_input_size
 
 MODEL_HELP = "resnet50, timm:NAME, torchvision:NAME, path/net.py:factory or package.module:factory."
@@ -73,6 +73,16 @@ Output = Annotated[
 RevertOutput = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the original goes.", show_default=False)
 ]
+ModelOrFolder = Annotated[
+    str, typer.Argument(metavar="MODEL|FOLDER", help=f"What apply -o wrote, or {MODEL_HELP}", show_default=False)
+]
+OptionalRecipe = Annotated[
+    str | None, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Operate on MODEL first.", show_default=False)
+]
+EjectOutput = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder for the code.", show_default=False)
+]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Let FOLDER import and call the factory it names.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an artefact that is already in FOLDER.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Run it beside the original; exit code 1, and nothing saved, if it differs.")
@@ -167,6 +177,20 @@ def check_output(folder: Path | None, force: bool, remedy: str = "--force replac
     """Raise where ``folder`` cannot take an artefact; ``remedy`` is for one that is there and may not be replaced."""
     if folder is not None:
         check_target(folder, f"-o {folder}", None if force else remedy)
+
+
+def check_new(folder: Path) -> None:
+    """Raise where ``folder`` is not free."""
+    check_target(folder, f"-o {folder}", NEW_FOLDER)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ArtifactError("holds files already", where=f"-o {folder}", remedy=NEW_FOLDER)
+
+
+def check_folder(model: str) -> None:
+    """Raise unless ``model`` is a folder: a model by name has not been operated on."""
+    if not Path(model).is_dir():
+        remedy = "name a folder that apply -o wrote, or add --recipe NAME to operate on the model first"
+        raise InputError("is no folder of an operated model", where=model, remedy=remedy)
 
 
 def _neighbours(weights: Path) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "candidate_inputs",
     "create",
     "example_input",
+    "factory_of",
     "is_timm_name",
     "list_names",
     "resolve",
@@ -167,11 +168,20 @@ def _builder(
     if pretrained:
         remedy = "give its weights with --weights FILE"
         raise InputError("a factory of your own has no pretrained weights", where=name, remedy=remedy)
-    place, _, attribute = name.rpartition(":")
     # Imported here and not while building, so that what a module computes at import is not made on meta.
-    find = factories.from_file if source == "file" else factories.from_module
-    factory = find(place, attribute, args)
+    factory = _factory(spec)
     return factory.build, factory.explain
+
+
+def factory_of(spec: ModelSpec) -> Callable[..., object]:
+    """The user's own factory of that name, imported. Raises ``ModelError`` where there is none."""
+    return _factory(spec).call
+
+
+def _factory(spec: ModelSpec) -> factories.Factory:
+    place, _, attribute = spec.name.rpartition(":")
+    find = factories.from_file if spec.source == "file" else factories.from_module
+    return find(place, attribute, spec.args)
 
 
 @contextlib.contextmanager

@@ -109,10 +109,15 @@ def load_plugins() -> tuple[str, ...]:
     return tuple(_Plugins.problems)
 
 
+def is_of_a_file(module: str) -> bool:
+    """Whether a module is one that ``import_file`` made."""
+    return module.startswith(_PREFIX)
+
+
 def origin_of(thing: object) -> str:
     """The module that defines a function or class, as it is imported; the file where it was not imported by name."""
     name = str(getattr(thing, "__module__", "__main__"))
-    if name != "__main__" and not name.startswith(_PREFIX):
+    if name != "__main__" and not is_of_a_file(name):
         return name
     file = getattr(sys.modules.get(name), "__file__", None)
     return Path(file).name if file else "the session that defined it"

@@ -1,0 +1,1 @@
+"""An operated model as plain Python that needs no sesurgery."""
