@@ -58,7 +58,8 @@ def main() -> int:
 
 
 _TEXT = (
-    "Shipped recipes and a saved artefact, mutated at random: truncated, bit-flipped, wrong shapes, path traversal and "
+    "Shipped recipes and saved artefacts, every other one a delta, mutated at random: truncated, bit-flipped, wrong "
+    "shapes, path traversal and "
     "code in names, huge numbers, duplicate keys, YAML tags and aliases, safetensors headers that lie under a digest "
     "that fits. A crash is any exception that is not an error of ours, or an artefact that loads other weights than "
     "were saved (forged headers with a fitting digest aside). Accepted: still valid after the change, or an artefact "

@@ -35,9 +35,9 @@ def main() -> int:
 
 _WHAT = ("killed inside a save", "leftovers", "old", "new", "nothing, and nothing was there", "wrong")
 _TEXT = (
-    "A process saves over an artefact again and again, weights that an operation took away coming and going, and gets "
-    "SIGKILL at a random moment; now and then the first save is hit. `load` must then give the old or the new weights, "
-    "every number of them."
+    "A process saves over an artefact again and again, weights that an operation took away coming and going, every "
+    "third time as a delta, and gets SIGKILL at a random moment; now and then the first save is hit. `load` must then "
+    "give the old or the new weights, every number of them."
 )
 
 if __name__ == "__main__":

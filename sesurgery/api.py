@@ -20,6 +20,7 @@ from sesurgery.operating.perform import revert as _revert
 from sesurgery.planning.drift import Drift
 from sesurgery.planning.operation import drafted, name_of, operate, rehearse
 from sesurgery.planning.places import places_in
+from sesurgery.planning.operation import drafted, name_of, operate, rehearse, remember_weights
 from sesurgery.planning.planner import Draft, Progress
 from sesurgery.plans import Cost, Inspection, Plan
 from sesurgery.recipe.recipe import load_recipe, override
@@ -211,6 +212,8 @@ def apply(
     draft = drafted(target, spec, wanted, example_input, input_size, progress)
     probe = Drift(target, draft) if pretrained or weights is not None else None
     operate(target, draft, spec)
+    if pretrained or weights is not None:
+        remember_weights(target, weights)
     drift = probe.measured() if probe is not None else None
     notes += _advice(draft)
     return Surgery(target, draft.plan, drift, tuple(notes))

@@ -24,6 +24,7 @@ _TAKEN = frozenset(dir(nn.Module()))
 
 Path_ = Annotated[str, Field(max_length=4096)]
 Text = Annotated[str, Field(max_length=200)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Strict(BaseModel):
@@ -31,10 +32,14 @@ class _Strict(BaseModel):
 
 
 class Base(_Strict):
-    """How the model was made before it was operated: a reference as ``zoo.resolve`` reads it, and its arguments."""
+    """How the model was made before it was operated: a reference as ``zoo.resolve`` reads it, and its arguments.
+
+    ``pretrained``: with the library's own weights.
+    """
 
     reference: Annotated[str, Field(min_length=1, max_length=4096)]
     args: dict[str, Any] = {}
+    pretrained: bool = False
 
 
 class Operation(_Strict):
@@ -56,7 +61,14 @@ class WeightsFile(_Strict):
     """A file of weights, by content; its name follows from its role."""
 
     size: Annotated[int, Field(ge=0)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Digest
+
+
+class Delta(_Strict):
+    """The tensors that a delta leaves to its base: their digests, by the names that they would be stored under."""
+
+    unchanged: dict[Path_, Digest]
+    removed: dict[Path_, Digest] = {}
 
 
 class Record(_Strict):
@@ -69,6 +81,7 @@ class Record(_Strict):
         aliases: second names of tensors that share memory, by file: name -> name it is stored under.
         exchanged: paths of the children that operations set; ``a::b`` is ``b`` inside what was taken away at ``a``.
         buffers: dtypes of floating-point buffers that a state_dict leaves out.
+        delta: what the folder leaves to the base; None where it holds every tensor.
         needs: what of the user's own has to be registered before the operations can be repeated.
     """
 
@@ -80,6 +93,7 @@ class Record(_Strict):
     aliases: dict[Role, dict[Path_, Path_]] = {}
     exchanged: list[Path_] = []
     buffers: dict[Path_, Text] = {}
+    delta: Delta | None = None
     needs: list[Need] = []
     training: bool = False
     versions: dict[Text, Text] = {}

@@ -10,15 +10,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sesurgery.artifact.delta import GIVE_BASE, completed
 from sesurgery.artifact.needs import check_needs
 from sesurgery.artifact.record import Record
 from sesurgery.artifact.tensors import cast_buffers, put
-from sesurgery.errors import ArtifactError, InputError
+from sesurgery.errors import ArtifactError, InputError, WeightsError
 from sesurgery.models import zoo
+from sesurgery.models.checkpoints import load_into
 from sesurgery.models.input_spec import rebuild
 from sesurgery.operating.backup import MODEL_MARK, set_mark
 from sesurgery.operating.perform import revert
-from sesurgery.planning.operation import drafted, operate
+from sesurgery.planning.operation import drafted, operate, remember_weights
 from sesurgery.plans import Plan
 from sesurgery.words.text import one_line
 
@@ -51,7 +53,9 @@ class Artifact:
         return str(self.folder)
 
 
-def rebuilt(artifact: Artifact, model: nn.Module | None, example_input: Any, trust_code: bool) -> nn.Module:
+def rebuilt(
+    artifact: Artifact, model: nn.Module | None, weights: str | Path | None, example_input: Any, trust_code: bool
+) -> nn.Module:
     """The operated model. A given ``model`` is operated in place, and reverted where that fails.
 
     Raises:
@@ -59,11 +63,16 @@ def rebuilt(artifact: Artifact, model: nn.Module | None, example_input: Any, tru
     """
     check_needs(artifact.record.needs, artifact.where)
     spec = _spec(artifact, trust_code) if model is None else None
-    body = model if model is not None else _created(artifact, spec)
+    body = model if model is not None else _created(artifact, spec, weights)
+    if model is not None and weights is not None:
+        load_into(model, weights)
+    own, removed = artifact.model, artifact.removed
+    if artifact.record.delta is not None:
+        own, removed = completed(artifact.record, own, removed, body, artifact.where)
     try:
         for index, plan in enumerate(artifact.plans):
             _replay(artifact, body, spec, index, plan, example_input)
-        put(body, artifact.model, artifact.removed, artifact.where)
+        put(body, own, removed, artifact.where)
     except BaseException:
         if MODEL_MARK in body.__dict__:
             revert(body)
@@ -71,6 +80,9 @@ def rebuilt(artifact: Artifact, model: nn.Module | None, example_input: Any, tru
     cast_buffers(body, artifact.record.buffers)
     base = artifact.record.base
     set_mark(body, MODEL_MARK, {**body.__dict__[MODEL_MARK], "base": base.model_dump() if base else None})
+    body.__dict__[MODEL_MARK] = {**body.__dict__[MODEL_MARK], "base": base.model_dump() if base else None}
+    if weights is not None or (base and base.pretrained):
+        remember_weights(body, weights)
     return body.train(artifact.record.training)
 
 
@@ -104,16 +116,37 @@ def _spec(artifact: Artifact, trust_code: bool) -> zoo.ModelSpec:
     return spec
 
 
-def _created(artifact: Artifact, spec: zoo.ModelSpec | None) -> nn.Module:
+def _created(artifact: Artifact, spec: zoo.ModelSpec | None, weights: str | Path | None) -> nn.Module:
     assert spec is not None
-    bare = zoo.create(spec, device="meta")
-    _check_size(artifact, sum(tensor.numel() for tensor in [*bare.parameters(), *bare.buffers()]))
-    return zoo.create(spec)
+    delta, base = artifact.record.delta is not None, artifact.record.base
+    ready = delta and weights is None and base is not None and base.pretrained
+    if delta and weights is None and not ready:
+        problem = "is a delta, which does not hold the weights that it was made from"
+        raise ArtifactError(problem, where=artifact.where, remedy=GIVE_BASE)
+    more = _numbers(zoo.create(zoo.ModelSpec(spec.source, spec.name), device="meta")) if ready else 0
+    if delta and weights is not None:
+        more = _file_size(weights)
+    _check_size(artifact, _numbers(zoo.create(spec, device="meta")), more)
+    body = zoo.create(spec, pretrained=ready)
+    if delta and weights is not None:
+        load_into(body, weights)
+    return body
 
 
-def _check_size(artifact: Artifact, elements: int) -> None:
-    """Refuse to take memory for a model that these weights cannot fill."""
-    stored = sum(tensor.numel() for tensor in [*artifact.model.values(), *artifact.removed.values()])
+def _file_size(file: str | Path) -> int:
+    try:
+        return Path(file).stat().st_size
+    except OSError as error:
+        raise WeightsError(f"cannot be read: {error.strerror or error}", where=str(file)) from error
+
+
+def _numbers(model: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in [*model.parameters(), *model.buffers()])
+
+
+def _check_size(artifact: Artifact, elements: int, more: int = 0) -> None:
+    """Refuse to take memory for a model that these weights, and ``more`` numbers of a base, cannot fill."""
+    stored = more + sum(tensor.numel() for tensor in [*artifact.model.values(), *artifact.removed.values()])
     if elements > _SLACK[0] * stored + _SLACK[1]:
         problem = f"asks for a model of {elements} numbers and holds {stored}"
         raise ArtifactError(problem, where=artifact.where, remedy=_INSTANCE)
@@ -130,7 +163,8 @@ def _replay(
         raise ArtifactError(str(error), where=f"{where}.input", remedy="save it again") from None
     try:
         draft = drafted(model, spec, plan, example, None, None)
-        _check_size(artifact, draft.plan.after.params if draft.plan.after else 0)
+        more = _numbers(model) if artifact.record.delta is not None else 0
+        _check_size(artifact, draft.plan.after.params if draft.plan.after else 0, more)
         operate(model, draft, spec)
     except Exception as error:
         # The plan is data from a file: whatever goes wrong with it is a fault of the file.

@@ -45,7 +45,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
     digest = hashlib.sha256()
     size = 0
     with path.open("xb") as file:
-        for block in (_header(dict(ordered)), *(_raw(tensor) for _, tensor in ordered)):
+        for block in (_header(dict(ordered)), *(raw(tensor) for _, tensor in ordered)):
             file.write(block)
             digest.update(block)
             size += len(block)
@@ -66,5 +66,6 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _raw(tensor: Tensor) -> memoryview:
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a dense, contiguous CPU tensor."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sesurgery.api import Surgery
 from sesurgery.artifact import folder as files
+from sesurgery.artifact.delta import base_state, without_base
 from sesurgery.artifact.names import NEW_FOLDER, RECORD, Role, check_target
 from sesurgery.artifact.needs import needs_of
 from sesurgery.artifact.record import Base, Operation, Record, parse
@@ -33,22 +34,33 @@ REVERTED = "base.json"
 _TRIES = 3
 
 
-def save(operated: Surgery | nn.Module, folder: str | Path, *, overwrite: bool | None = None) -> None:
+def save(
+    operated: Surgery | nn.Module,
+    folder: str | Path,
+    *,
+    overwrite: bool | None = None,
+    delta: bool | nn.Module | str | Path = False,
+) -> None:
     """Write an operated model to ``folder``, atomically: a save that is cut off leaves an old artefact whole.
 
     Args:
         operated: what ``apply`` returned, or its model, trained further or not.
         folder: a new or empty folder, or one that holds an artefact, which is replaced.
         overwrite: False refuses to replace an artefact.
+        delta: store only what is new or changed against the model as it was: that model, a checkpoint of it, or True
+            where ``apply`` was told its weights (``pretrained=True``, ``weights=...``). ``load`` asks for it again.
 
     Raises:
+        InputError: it is not known what the model was before.
         ArtifactError: the folder cannot take it, or the model cannot be stored; nothing has changed then.
     """
     model = operated.model if isinstance(operated, Surgery) else operated
     place = Path(folder)
     check_target(place, str(place), None if overwrite is not False else "overwrite=True replaces it")
     history = _history(model)
-    weights = collect(model)
+    weights, kept = collect(model), None
+    if delta is not False:
+        weights, kept = without_base(weights, base_state(model, delta))
     tensors: dict[Role, dict[str, Tensor]] = {"model": weights.model}
     if weights.removed:
         tensors["removed"] = weights.removed
@@ -63,6 +75,7 @@ def save(operated: Surgery | nn.Module, folder: str | Path, *, overwrite: bool |
         aliases=weights.aliases,
         exchanged=list(weights.exchanged),
         buffers=weights.buffers,
+        delta=kept,
         training=model.training,
         versions=versions(),
     )
@@ -97,6 +110,7 @@ def load(
     folder: str | Path,
     *,
     model: nn.Module | None = None,
+    weights: str | Path | None = None,
     example_input: Any = None,
     trust_code: bool = False,
     device: str | torch.device | None = None,
@@ -106,6 +120,7 @@ def load(
     Args:
         folder: what ``save`` wrote.
         model: a fresh instance of the network, to be changed in place; needed where that was not made by name.
+        weights: of a delta, a checkpoint of the base; its library's own are taken by themselves.
         example_input: where the saved one could not be written down.
         trust_code: let the user's own factory that the artefact names be imported and called.
         device: where the model goes in the end; by default it stays where ``model`` lies, else on the CPU.
@@ -120,7 +135,10 @@ def load(
         raise InputError("was operated already", where="model", remedy="give a fresh instance, or revert it first")
     if model is not None and any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
         raise InputError("is on meta, which holds no weights", where="model", remedy='create it with device="cpu"')
-    body = rebuilt(read(folder), model, example_input, trust_code)
+    artifact = read(folder)
+    if weights is not None and artifact.record.delta is None:
+        raise InputError("are not needed: the folder holds all of its own", where="weights", remedy="leave them out")
+    body = rebuilt(artifact, model, weights, example_input, trust_code)
     if device is None:
         return body
     return to_meta(body) if torch.device(device).type == "meta" else body.to(device)
@@ -135,6 +153,9 @@ def revert_folder(folder: str | Path, output: str | Path) -> Path:
         ArtifactError: ``folder`` is no sound artefact, or ``output`` cannot be written.
     """
     artifact = read(folder)
+    if artifact.record.delta is not None:
+        problem, remedy = "is a delta, which does not hold its base", "the model without the operation is that base"
+        raise ArtifactError(problem, where=artifact.where, remedy=remedy)
     place = Path(output)
     if place.is_dir() and any(place.iterdir()):
         raise ArtifactError("holds files already", where=str(place), remedy=NEW_FOLDER)
@@ -159,10 +180,13 @@ def _read(place: Path) -> Artifact:
         try:
             record = parse(files.read_small(path), str(path))
             plans = tuple(record.plans(str(path)))
-            tensors = {
-                role: expand(files.read_tensors(file, record.weights[role]), record.aliases.get(role, {}), str(file))
+            tensors: dict[Role, dict[str, Tensor]] = {
+                role: files.read_tensors(file, record.weights[role])
                 for role, file in files.locate(place, record).items()
             }
+            if record.delta is None:  # else the names may be those of the base's tensors
+                for role, each in tensors.items():
+                    tensors[role] = expand(each, record.aliases.get(role, {}), str(path))
         except ArtifactError as error:
             problem = error
             continue
@@ -213,7 +237,7 @@ def _base(said: dict[str, Any] | None) -> Base | None:
         args = json.loads(json.dumps(said["args"], allow_nan=False))
     except (TypeError, ValueError):
         return None
-    return Base(reference=said["reference"], args=args)
+    return Base(reference=said["reference"], args=args, pretrained=said.get("pretrained", False))
 
 
 def _operations(history: dict[str, Any]) -> list[Operation]:

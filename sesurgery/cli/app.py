@@ -65,6 +65,7 @@ def apply(
     input_size: opt.InputSize = None,
     output: opt.Output = None,
     force: opt.Force = False,
+    delta: opt.Delta = False,
     verify: opt.Verify = False,
     latency: opt.Latency = False,
     device: opt.Device = None,
@@ -77,11 +78,12 @@ def apply(
     opt.check_weights(weights, pretrained)
     opt.check_output(output, force)
     timing = opt.timing(latency, device, batch, threads)
+    opt.check_delta(delta, output, pretrained or weights is not None)
     opt.import_files(imports)
     asked = _asked(recipe, stages, module, settings, init, model_arg, input_size)
     real = bool(output or weights or pretrained or verify or latency)
     start: dict[str, Any] = {"pretrained": pretrained, "weights": weights, "device": "cpu" if real else "meta"}
-    surgery, verification = _operate(model, recipe, verify, output, force, **asked, **start)
+    surgery, verification = _operate(model, recipe, verify, output, force, delta, **asked, **start)
     differs = verification is not None and not verification
     times = None if timing is None else _timed(surgery, timing)
     _print_surgery(surgery, (verification, times), recipe, None if differs else output, real, as_json)
@@ -160,6 +162,24 @@ def revert(
 
 
 @app.command()
+def merge(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What apply --delta wrote.", show_default=False)],
+    output: opt.RevertOutput,
+    weights: opt.BaseWeights = None,
+) -> None:
+    """Make of a delta and its base a folder that holds every weight."""
+    opt.check_output(output, force=False, remedy=NEW_FOLDER)
+    from sesurgery.cli.progress import progress
+
+    with progress() as step:
+        step("merging", 0, 0)
+        import sesurgery
+
+        sesurgery.save(sesurgery.load(folder, weights=weights), output)
+    typer.echo(f"{output} holds the operated model with all of its weights")
+
+
+@app.command()
 def eject(
     model: opt.ModelOrFolder,
     output: opt.EjectOutput,
@@ -190,7 +210,7 @@ def eject(
 
         if asked is None:
             step("loading", 0, 0)
-            operated: Any = sesurgery.load(model, trust_code=trust_code)
+            operated: Any = sesurgery.load(model, weights=weights, trust_code=trust_code)
         else:
             start: dict[str, Any] = {"pretrained": pretrained, "weights": weights}
             operated = sesurgery.apply(model, str(recipe), **asked, **start, progress=step)
@@ -275,7 +295,7 @@ def _asked(
 
 
 def _operate(
-    model: str, recipe: str, verify: bool, output: Path | None, force: bool, **asked: Any
+    model: str, recipe: str, verify: bool, output: Path | None, force: bool, delta: bool, **asked: Any
 ) -> tuple[Surgery, Verification | None]:
     """Operate, verify, and save what differs in nothing."""
     from sesurgery.cli.progress import progress
@@ -291,7 +311,7 @@ def _operate(
             verification = sesurgery.verify(model, surgery.model, **inputs)
         if output is not None and (verification is None or verification):
             step("saving", 0, 0)
-            sesurgery.save(surgery, output, overwrite=force)
+            sesurgery.save(surgery, output, overwrite=force, delta=delta)
     return surgery, verification
 
 

@@ -71,7 +71,7 @@ Output = Annotated[
     typer.Option("--output", "-o", metavar="FOLDER", help="Save the operated model there; nothing is written without."),
 ]
 RevertOutput = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the original goes.", show_default=False)
+    Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder.", show_default=False)
 ]
 ModelOrFolder = Annotated[
     str, typer.Argument(metavar="MODEL|FOLDER", help=f"What apply -o wrote, or {MODEL_HELP}", show_default=False)
@@ -83,6 +83,13 @@ EjectOutput = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder for the code.", show_default=False)
 ]
 TrustCode = Annotated[bool, typer.Option("--trust-code", help="Let FOLDER import and call the factory it names.")]
+Delta = Annotated[
+    bool, typer.Option("--delta", help="Save only what is new or changed against --weights or --pretrained.")
+]
+BaseWeights = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="The checkpoint that a delta was made from.", show_default=False),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an artefact that is already in FOLDER.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Run it beside the original; exit code 1, and nothing saved, if it differs.")
@@ -184,6 +191,14 @@ def check_new(folder: Path) -> None:
     check_target(folder, f"-o {folder}", NEW_FOLDER)
     if folder.is_dir() and any(folder.iterdir()):
         raise ArtifactError("holds files already", where=f"-o {folder}", remedy=NEW_FOLDER)
+
+
+def check_delta(delta: bool, output: Path | None, known: bool) -> None:
+    """Raise where a delta is asked for and there is nothing to save, or nothing to save it against."""
+    if delta and output is None:
+        raise InputError("a delta is something to save", where="--delta", remedy="add -o FOLDER")
+    if delta and not known:
+        raise InputError("of new random weights nothing can be left out", where="--delta", remedy="add --weights FILE")
 
 
 def check_folder(model: str) -> None:

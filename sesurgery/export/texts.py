@@ -131,13 +131,13 @@ def bind_all(differences: Differences) -> None:
     import copy
     from pathlib import Path
 
-    from safetensors.torch import load_model
+    from safetensors.torch import load_file
     from torch import nn
     from torch.fx import Graph, GraphModule
 
     names = differences.names
     _fixed(names, "nn", nn, "torch")
-    _fixed(names, "load_model", load_model, "safetensors.torch")
+    _fixed(names, "load_file", load_file, "safetensors.torch")
     _fixed(names, "Path", Path, "pathlib")
     if differences.needs_base:
         _fixed(names, "deepcopy", copy.deepcopy, "copy")
@@ -183,7 +183,8 @@ def _build(differences: Differences, create: str | None, dtype: str | None, cast
             "        if key in stored.keys():",
             "            tensor.data = tensor.data.to(stored.get_tensor(key).dtype)",
         ]
-    loading.append("load_model(model, file)")
+    # The module's own dict keeps its version marks, by which some modules would else convert "old" weights.
+    loading += ["state = model.state_dict()", "state.update(load_file(file))", "model.load_state_dict(state)"]
     of_base = "" if create else "\n\n``base`` is a new instance of the network as it was; it is changed in place.\n"
     doc = f'"""The model in eval mode, with its weights or with new ones.{of_base}"""'
     body = "\n".join([doc, *lines, "if pretrained:", *("    " + line for line in loading), "return model.eval()"])

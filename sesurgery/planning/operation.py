@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -67,6 +68,15 @@ def _inputs(
 
 def name_of(model: nn.Module, spec: zoo.ModelSpec | None) -> str:
     return spec.name if spec is not None else type(model).__name__
+
+
+def remember_weights(model: nn.Module, file: str | Path | None) -> None:
+    """Note which weights an operated model had before: those of a file, or its library's own."""
+    history = model.__dict__[MODEL_MARK]
+    if file is not None:
+        model.__dict__[MODEL_MARK] = {**history, "source": str(file)}
+    elif history["base"] is not None:
+        model.__dict__[MODEL_MARK] = {**history, "source": True, "base": {**history["base"], "pretrained": True}}
 
 
 def operate(model: nn.Module, planned: Draft, spec: zoo.ModelSpec | None) -> None:

@@ -7,6 +7,7 @@ code that ran.
 from __future__ import annotations
 
 import collections
+import copy
 import random
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from mutations import mutated_folder, mutated_text
@@ -22,6 +24,7 @@ from torch import nn
 
 import sesurgery
 from sesurgery.errors import SurgeryError
+from sesurgery.models import zoo
 from sesurgery.recipe.recipe import load_recipe, parse_recipe, recipe_names, recipe_text
 
 MODEL = "timm:test_resnet"
@@ -74,34 +77,43 @@ def fuzz_recipes(count: int, seed: int) -> Tally:
 
 
 def fuzz_artifacts(count: int, seed: int) -> Tally:
-    """Load (and now and then revert, or save over) ``count`` damaged artefacts."""
+    """Load (and now and then revert, or save over) ``count`` damaged artefacts, every other one a delta."""
     draw, tally = random.Random(seed), Tally()
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
         sound = home / "sound"
+        base = zoo.create(zoo.resolve(MODEL))
         surgery = sesurgery.apply(MODEL, "standard", stages="1-2")
+        surgery.model.load_state_dict(base.state_dict(), strict=False)
         sesurgery.save(surgery, sound)
+        sesurgery.save(surgery, home / "delta", delta=base)
         for number in range(count):
             folder = home / "case" / "a"
-            shutil.copytree(sound, folder)
+            fresh = copy.deepcopy(base) if number % 2 else None
+            shutil.copytree(sound if fresh is None else home / "delta", folder)
             kind = mutated_folder(draw, folder)
             label = f"artefact {number} (seed {seed}, {kind})"
             # A forged header comes with a digest that fits: what it says then is what was "saved".
             wanted = {} if kind == "header" else surgery.model.state_dict()
-            tally.take(label, lambda folder=folder, wanted=wanted: _same(sesurgery.load(folder), wanted))
-            if number % 10 == 0:
+
+            def load(folder: Path = folder, wanted: Mapping[str, torch.Tensor] = wanted, fresh: Any = fresh) -> None:
+                _same(sesurgery.load(folder, model=fresh), wanted)
+
+            tally.take(label, load)
+            if number % 5 == 0:
                 tally.take(label, lambda folder=folder: sesurgery.revert_folder(folder, folder.parent / "b"))
                 shutil.rmtree(folder.parent / "b", ignore_errors=True)
-            if number % 20 == 0 and (folder / "surgery.json").is_file():
-                sesurgery.save(surgery, folder)
-                tally.take(label, lambda folder=folder: sesurgery.load(folder))
+            if number % 20 in (0, 7) and (folder / "surgery.json").is_file():
+                sesurgery.save(surgery, folder, delta=False if fresh is None else base)
+                again = copy.deepcopy(base) if fresh is not None else None
+                tally.take(label, lambda folder=folder, again=again: sesurgery.load(folder, model=again))
             strangers = [path for path in (*home.iterdir(), *(home / "case").iterdir()) if path.name not in _OURS]
             tally.leaks += [f"{label}: {path}" for path in strangers]
             shutil.rmtree(home / "case")
     return tally
 
 
-_OURS = {"sound", "case", "a"}
+_OURS = {"sound", "delta", "case", "a"}
 
 
 def _same(model: nn.Module, wanted: Mapping[str, torch.Tensor]) -> None:

@@ -22,6 +22,7 @@ from torch import nn
 import sesurgery
 from sesurgery.artifact.save_load import read
 from sesurgery.artifact.tensors import exchanges
+from sesurgery.models import zoo
 
 MODEL = "timm:test_efficientnet"
 # With and without weights that an operation took away, so that files come and go too.
@@ -36,13 +37,22 @@ def fill(model: nn.Module, value: float) -> None:
                 tensor.fill_(value)
 
 
+def base_for(number: int) -> nn.Module:
+    """A base for the save of that number: every other tensor is what the model has, too."""
+    model = zoo.create(zoo.resolve(MODEL))
+    with torch.no_grad():
+        for index, tensor in enumerate(model.state_dict().values()):
+            tensor.fill_(number + index % 2)
+    return model
+
+
 def saver(models: Sequence[nn.Module], folder: Path, number: int, say: int) -> NoReturn:
     """Save, over and over, models that are each filled with the number of the save; say when one begins and ends."""
     while True:
         model = models[number % len(models)]
         fill(model, number)
         os.write(say, f"begin {number}\n".encode())
-        sesurgery.save(model, folder)
+        sesurgery.save(model, folder, delta=base_for(number) if number % 3 == 0 else False)
         os.write(say, f"end {number}\n".encode())
         number += 1
 
@@ -107,7 +117,12 @@ def _judge(folder: Path, before: int | None, begun: int, ended: int, build: bool
     names += ["leftovers"] if any(path.suffix in (".new", ".tmp") for path in folder.iterdir()) else []
     try:
         artifact = read(folder)
-        states = [artifact.model, artifact.removed, sesurgery.load(folder).state_dict() if build else {}]
+        states = [artifact.model, artifact.removed]
+        if build and artifact.record.delta is None:
+            states.append(sesurgery.load(folder).state_dict())
+        elif build:
+            number = int(next(iter(artifact.model.values())).flatten()[0])
+            states.append(sesurgery.load(folder, model=base_for(number)).state_dict())
     except Exception as error:
         print(f"after save {begun}: {type(error).__name__}: {error}")
         return [*names, "wrong"], None
