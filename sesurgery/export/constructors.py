@@ -171,12 +171,15 @@ def _comparable(value: Any) -> bool:
 
 
 def tensors(module: nn.Module) -> dict[str, tuple[Any, ...] | None]:
-    """Shape and role of each tensor that a module holds itself."""
-    parameters = {
-        name: None if each is None else ("parameter", tuple(each.shape)) for name, each in module._parameters.items()
+    """Shape and role of each tensor of the state_dict that a module holds itself; others it makes by itself."""
+    stored = module.state_dict().keys()
+    named = (("parameter", module._parameters), ("buffer", module._buffers))
+    return {
+        name: None if tensor is None else (role, tuple(tensor.shape))
+        for role, table in named
+        for name, tensor in table.items()
+        if tensor is None or name in stored
     }
-    buffers = {name: None if each is None else ("buffer", tuple(each.shape)) for name, each in module._buffers.items()}
-    return {**parameters, **buffers}
 
 
 def alike(one: nn.Module, other: nn.Module) -> bool:

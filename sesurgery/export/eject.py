@@ -63,7 +63,7 @@ def eject(operated: Surgery | nn.Module | str | Path, folder: str | Path, *, exa
     inputs, outputs = _ran(body, example_input)
     history = model.__dict__[MODEL_MARK]
     try:
-        files = _files(body, history, inputs)
+        files = _files(to_meta(_copied(model)), history, inputs)
     except Unfit as unfit:
         path = getattr(unfit, "path", "")
         remedy = "sesurgery.save keeps the whole model, and sesurgery.load gives it back"
@@ -111,7 +111,7 @@ def _files(body: nn.Module, history: dict[str, Any], inputs: tuple[Any, ...]) ->
     """The texts to write, and by name the paths of the user's files that go along."""
     plans = tuple(Plan.from_json(text) for text in history["plans"])
     spec = zoo.resolve(history["base"]["reference"], history["base"]["args"]) if history["base"] else None
-    before = revert(to_meta(_copied(body))) if spec is None else zoo.create(spec, device="meta")
+    before = revert(_copied(body)) if spec is None else zoo.create(spec, device="meta")
     differences = Differences(before, body, plans)
     create = None if spec is None else _create(spec, differences)
     dtypes = {tensor.dtype for tensor in body.state_dict().values() if tensor.is_floating_point()}
