@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sesurgery.errors import UnknownNameError as UnknownNameError
     from sesurgery.errors import WeightsError as WeightsError
     from sesurgery.export.eject import eject as eject
+    from sesurgery.integrations.timm_models import register as register
     from sesurgery.plans import Cost as Cost
     from sesurgery.plans import Edit as Edit
     from sesurgery.plans import Inspection as Inspection
@@ -66,6 +67,7 @@ _HOMES = {
         "WeightsError",
     ),
     "export.eject": ("eject",),
+    "integrations.timm_models": ("register",),
     "plans": ("Cost", "Edit", "Inspection", "Plan", "Skip"),
     "recipe.recipe": ("Recipe", "list_recipes", "load_recipe"),
     "timing.latency": ("latency",),

@@ -1,0 +1,1 @@
+"""Operated models in other libraries: thin files, each imported only when it is asked for."""

@@ -1,0 +1,100 @@
+"""Operated models under names of their own in timm's registry: what creates models by name creates these too."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from timm.models import create_model, generate_default_cfgs, get_arch_pretrained_cfgs, is_model, register_model
+from torch import nn
+
+from sesurgery.errors import InputError, ModelError
+from sesurgery.models import zoo
+from sesurgery.planning.operation import drafted, operate
+from sesurgery.recipe.recipe import load_recipe, override
+from sesurgery.recipe.rules import Recipe
+from sesurgery.words.text import reason
+
+# timm reads these two names of the module that an entry point is defined in.
+__all__: list[str] = []
+default_cfgs: dict[str, Any] = {}
+
+
+def register(
+    name: str,
+    *,
+    base: str,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    stages: str | int | None = None,
+    module: str | None = None,
+    **options: Any,
+) -> None:
+    """Make ``timm.create_model(name, ...)`` give timm's model ``base`` with a recipe operated on it.
+
+    All arguments of ``create_model`` go to the base: ``pretrained``, ``num_classes``, ``in_chans``, ``features_only``.
+    With ``pretrained=True`` the old layers have the base's weights (its tags hold too: ``name.a1_in1k``), and the new
+    ones start as the recipe says. A checkpoint of the operated model loads by ``checkpoint_path``.
+
+    Args:
+        name: letters, digits and _; no name that timm has. A name registered here may be registered anew.
+        base: an architecture of timm.
+        recipe, stages, module, options: as ``apply`` takes them.
+
+    Raises:
+        InputError: the name is taken or none, timm has no such base, or the recipe has a mistake.
+    """
+    where = f'register("{name}")'
+    if not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise InputError("is no name of a model", where=where, remedy="use letters, digits and _")
+    if is_model(name) and name not in default_cfgs:
+        raise InputError("timm has a model of this name", where=where, remedy=f"choose another, such as {name}_se")
+    architecture, _, tag = zoo.resolve(f"timm:{base.removeprefix('timm:')}").name.partition(".")
+    wanted = override(load_recipe(recipe), stages=stages, module=module, options=options)
+    if name in default_cfgs:
+        _forget(name)
+    default_cfgs.update(_configs(name, architecture, tag))
+    entry = _entry(name, architecture, wanted)
+    setattr(sys.modules[__name__], name, entry)
+    register_model(entry)
+
+
+def _forget(name: str) -> None:
+    from timm.models import _registry
+
+    del default_cfgs[name]
+    _registry._model_entrypoints.pop(name, None)
+
+
+def _configs(name: str, base: str, tag: str) -> Mapping[str, Any]:
+    """The base's pretrained configurations under the new name; ``tag`` is to be the default."""
+    configs = get_arch_pretrained_cfgs(base)
+    tags = {full: full.partition(".")[2] for full in configs}
+    first = next((full for full, each in tags.items() if each == tag), None) if tag else next(iter(configs), None)
+    named: dict[str, Any] = {
+        f"{name}.{tags[full]}{'*' * (full == first)}" if tags[full] else name: config
+        for full, config in configs.items()
+    }
+    return generate_default_cfgs(named) if named else {name: {}}
+
+
+def _entry(name: str, base: str, recipe: Recipe) -> Callable[..., nn.Module]:
+    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        config = kwargs.pop("pretrained_cfg", None)
+        model = create_model(base, pretrained=pretrained, pretrained_cfg=config, **kwargs)
+        mine = {key: value for key, value in kwargs.items() if key not in ("pretrained_cfg_overlay", "cache_dir")}
+        spec = zoo.ModelSpec("timm", base, mine)
+        try:
+            operate(model, drafted(model, spec, recipe, None, None, None), spec)
+        except InputError:
+            raise
+        except Exception as error:
+            raise ModelError(f"operating on it failed with {reason(error)}", where=name) from error
+        return model
+
+    entry.__name__ = entry.__qualname__ = name
+    entry.__module__ = __name__
+    entry.__doc__ = f"timm's {base} after recipe {recipe.name}."
+    return entry
