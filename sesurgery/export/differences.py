@@ -177,10 +177,10 @@ class Differences:
         if id(new) in self._moved:
             self.needs_base = True
             yield f'base.get_submodule("{self._moved[id(new)]}")'
-        if path in self._substitutes:
+        if path is not None and path in self._substitutes:
             yield from self._remade(self._substitutes[path], path)
-        for outer in outwards(path)[1:] if path else ():
-            if outer in self._made:
+        for outer in outwards(path or "")[1:]:
+            if path is not None and outer in self._made:
                 made, calls = self._made[outer]
                 inner = _at(made, path[len(outer) + 1 :] if outer else path)
                 yield from self._called(new, calls.get(id(inner)))
