@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from sesurgery.errors import SurgeryError as SurgeryError
     from sesurgery.errors import UnknownNameError as UnknownNameError
     from sesurgery.errors import WeightsError as WeightsError
+    from sesurgery.excitation.measure import gates as gates
+    from sesurgery.excitation.result import Gates as Gates
     from sesurgery.export.eject import eject as eject
     from sesurgery.integrations.timm_models import register as register
     from sesurgery.plans import Cost as Cost
@@ -66,6 +68,8 @@ _HOMES = {
         "UnknownNameError",
         "WeightsError",
     ),
+    "excitation.measure": ("gates",),
+    "excitation.result": ("Gates",),
     "export.eject": ("eject",),
     "integrations.timm_models": ("register",),
     "plans": ("Cost", "Edit", "Inspection", "Plan", "Skip"),

@@ -216,12 +216,47 @@ def eject(
             operated = sesurgery.apply(model, str(recipe), **asked, **start, progress=step)
         step("ejecting", 0, 0)
         sesurgery.eject(operated, output)
-    if as_json:
-        from sesurgery.cli.json_output import dump
+    said = f"{output} holds the model as plain Python; python {output / 'check.py'} proves it"
+    typer.echo(opt.folder_data(output) if as_json else said)
 
-        typer.echo(dump({"output": str(output), "files": sorted(path.name for path in output.iterdir())}))
+
+@app.command()
+def gates(
+    model: opt.ModelOrFolder,
+    data: opt.Data = None,
+    samples: opt.Samples = 1000,
+    picture: opt.Picture = None,
+    pretrained: opt.Pretrained = False,
+    weights: opt.Weights = None,
+    model_arg: opt.ModelArgs = None,
+    input_size: opt.InputSize = None,
+    trust_code: opt.TrustCode = False,
+    imports: opt.Imports = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Show what the gates of attention layers do: mean, spread, saturation, movement, by depth and class."""
+    opt.check_weights(weights, pretrained)
+    opt.check_picture(picture)
+    opt.import_files(imports)
+    asked = {"model_args": opt.parse_model_args(model_arg), "input_size": opt.parse_input_size(input_size)}
+    from sesurgery.cli.progress import progress
+
+    with progress() as step:
+        step("running the model", 0, 0)
+        from sesurgery.excitation.by_name import gates_by_name
+
+        start: dict[str, Any] = {"weights": weights, "pretrained": pretrained, "trust_code": trust_code}
+        result = gates_by_name(model, data, samples, **asked, **start)
+        if picture is not None:
+            result.figure().savefig(picture)
+    if as_json:
+        from sesurgery.cli.json_output import dump, gates_data
+
+        typer.echo(dump(gates_data(result)))
         return
-    typer.echo(f"{output} holds the model as plain Python; python {output / 'check.py'} proves it")
+    from sesurgery.excitation.result import render_gates
+
+    render_gates(_console(), result)
 
 
 @recipes_app.callback(invoke_without_command=True)

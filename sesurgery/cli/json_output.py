@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sesurgery.api import Surgery
+    from sesurgery.excitation.result import Gates
     from sesurgery.plans import Cost, Edit, Inspection, Plan
     from sesurgery.timing.result import Latency
     from sesurgery.verification.result import Verification
@@ -75,6 +76,11 @@ def verification_data(verification: Verification) -> dict[str, Any]:
         size = difference["size"]
         difference["size"] = size if size is not None and math.isfinite(size) else None
     return {"equal": bool(verification), **data}
+
+
+def gates_data(result: Gates) -> dict[str, Any]:
+    """``model``, ``samples``, ``classes``, ``layers`` with all that was measured of each, and ``notes``."""
+    return dataclasses.asdict(result)
 
 
 def inspection_data(inspection: Inspection) -> dict[str, Any]:

@@ -90,6 +90,15 @@ BaseWeights = Annotated[
     Path | None,
     typer.Option("--weights", metavar="FILE", help="The checkpoint that a delta was made from.", show_default=False),
 ]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FOLDER", help="Images, in a folder for each class.", show_default=False),
+]
+Samples = Annotated[int, typer.Option("--samples", metavar="N", min=1, help="How many images to look at.")]
+Picture = Annotated[
+    Path | None,
+    typer.Option("--picture", metavar="FILE", help="Draw the gates by channel: .svg, .png, .pdf.", show_default=False),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an artefact that is already in FOLDER.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Run it beside the original; exit code 1, and nothing saved, if it differs.")
@@ -201,11 +210,28 @@ def check_delta(delta: bool, output: Path | None, known: bool) -> None:
         raise InputError("of new random weights nothing can be left out", where="--delta", remedy="add --weights FILE")
 
 
+def check_picture(picture: Path | None) -> None:
+    """Raise where a picture could not be written, before any work is done for it."""
+    if picture is None:
+        return
+    if picture.suffix not in (".svg", ".png", ".pdf"):
+        raise InputError("is no file name of a picture", where=f"--picture {picture}", remedy="end it in .svg or .png")
+    if not picture.absolute().parent.is_dir():
+        raise InputError("its folder does not exist", where=f"--picture {picture}", remedy="make the folder first")
+
+
 def check_folder(model: str) -> None:
     """Raise unless ``model`` is a folder: a model by name has not been operated on."""
     if not Path(model).is_dir():
         remedy = "name a folder that apply -o wrote, or add --recipe NAME to operate on the model first"
         raise InputError("is no folder of an operated model", where=model, remedy=remedy)
+
+
+def folder_data(folder: Path) -> str:
+    """A folder that was written, as JSON."""
+    from sesurgery.cli.json_output import dump
+
+    return dump({"output": str(folder), "files": sorted(path.name for path in folder.iterdir())})
 
 
 def _neighbours(weights: Path) -> str:

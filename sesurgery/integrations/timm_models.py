@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,19 +54,12 @@ def register(
         raise InputError("timm has a model of this name", where=where, remedy=f"choose another, such as {name}_se")
     architecture, _, tag = zoo.resolve(f"timm:{base.removeprefix('timm:')}").name.partition(".")
     wanted = override(load_recipe(recipe), stages=stages, module=module, options=options)
-    if name in default_cfgs:
-        _forget(name)
     default_cfgs.update(_configs(name, architecture, tag))
     entry = _entry(name, architecture, wanted)
     setattr(sys.modules[__name__], name, entry)
-    register_model(entry)
-
-
-def _forget(name: str) -> None:
-    from timm.models import _registry
-
-    del default_cfgs[name]
-    _registry._model_entrypoints.pop(name, None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=f"Overwriting {name} in registry")
+        register_model(entry)
 
 
 def _configs(name: str, base: str, tag: str) -> Mapping[str, Any]:

@@ -1,0 +1,1 @@
+"""What the gates of attention layers do, on data."""
