@@ -18,9 +18,8 @@ from sesurgery.models import zoo
 from sesurgery.models.checkpoints import load_into
 from sesurgery.operating.perform import revert as _revert
 from sesurgery.planning.drift import Drift
-from sesurgery.planning.operation import drafted, name_of, operate, rehearse
-from sesurgery.planning.places import places_in
 from sesurgery.planning.operation import drafted, name_of, operate, rehearse, remember_weights
+from sesurgery.planning.places import places_in
 from sesurgery.planning.planner import Draft, Progress
 from sesurgery.plans import Cost, Inspection, Plan
 from sesurgery.recipe.recipe import load_recipe, override

@@ -80,7 +80,6 @@ def rebuilt(
     cast_buffers(body, artifact.record.buffers)
     base = artifact.record.base
     set_mark(body, MODEL_MARK, {**body.__dict__[MODEL_MARK], "base": base.model_dump() if base else None})
-    body.__dict__[MODEL_MARK] = {**body.__dict__[MODEL_MARK], "base": base.model_dump() if base else None}
     if weights is not None or (base and base.pretrained):
         remember_weights(body, weights)
     return body.train(artifact.record.training)

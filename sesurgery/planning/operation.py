@@ -74,9 +74,10 @@ def remember_weights(model: nn.Module, file: str | Path | None) -> None:
     """Note which weights an operated model had before: those of a file, or its library's own."""
     history = model.__dict__[MODEL_MARK]
     if file is not None:
-        model.__dict__[MODEL_MARK] = {**history, "source": str(file)}
+        set_mark(model, MODEL_MARK, {**history, "source": str(file)})
     elif history["base"] is not None:
-        model.__dict__[MODEL_MARK] = {**history, "source": True, "base": {**history["base"], "pretrained": True}}
+        known = {**history["base"], "pretrained": True}
+        set_mark(model, MODEL_MARK, {**history, "source": True, "base": known})
 
 
 def operate(model: nn.Module, planned: Draft, spec: zoo.ModelSpec | None) -> None:
