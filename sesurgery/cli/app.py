@@ -192,6 +192,7 @@ def eject(
     weights: opt.Weights = None,
     model_arg: opt.ModelArgs = None,
     input_size: opt.InputSize = None,
+    hf: opt.Hub = False,
     trust_code: opt.TrustCode = False,
     imports: opt.Imports = None,
     as_json: opt.AsJson = False,
@@ -215,7 +216,7 @@ def eject(
             start: dict[str, Any] = {"pretrained": pretrained, "weights": weights}
             operated = sesurgery.apply(model, str(recipe), **asked, **start, progress=step)
         step("ejecting", 0, 0)
-        sesurgery.eject(operated, output)
+        sesurgery.eject(operated, output, hf=hf)
     said = f"{output} holds the model as plain Python; python {output / 'check.py'} proves it"
     typer.echo(opt.folder_data(output) if as_json else said)
 

@@ -82,6 +82,7 @@ OptionalRecipe = Annotated[
 EjectOutput = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder for the code.", show_default=False)
 ]
+Hub = Annotated[bool, typer.Option("--hf", help="For the Hugging Face hub: AutoModel loads it. Needs transformers.")]
 TrustCode = Annotated[bool, typer.Option("--trust-code", help="Let FOLDER import and call the factory it names.")]
 Delta = Annotated[
     bool, typer.Option("--delta", help="Save only what is new or changed against --weights or --pretrained.")

@@ -22,7 +22,7 @@ from sesurgery.api import Surgery
 from sesurgery.artifact.save_load import load
 from sesurgery.errors import ArtifactError, InputError, ModelError, Unfit
 from sesurgery.export.differences import Differences
-from sesurgery.export.texts import CHECK, RUFF, WEIGHTS, bind_all, check_text, model_text
+from sesurgery.export.texts import CHECK, HUB_CONFIG, HUB_WEIGHTS, RUFF, WEIGHTS, bind_all, check_text, model_text
 from sesurgery.models import zoo
 from sesurgery.models.weightless import to_meta
 from sesurgery.operating.backup import HOST_MARK, MODEL_MARK
@@ -36,7 +36,9 @@ from sesurgery.words.user_code import importable
 _NEW = "name a new or empty folder"
 
 
-def eject(operated: Surgery | nn.Module | str | Path, folder: str | Path, *, example_input: Any = None) -> Path:
+def eject(
+    operated: Surgery | nn.Module | str | Path, folder: str | Path, *, example_input: Any = None, hf: bool = False
+) -> Path:
     """Write an operated model as Python that needs no sesurgery.
 
     ``model.py`` holds subclasses of the author's own classes with the edited methods, and ``build(pretrained=True)``;
@@ -46,6 +48,8 @@ def eject(operated: Surgery | nn.Module | str | Path, folder: str | Path, *, exa
     Args:
         operated: what ``apply`` returned, its model, trained further or not, or a folder that ``save`` wrote.
         folder: a new or empty folder.
+        hf: for the Hugging Face hub: ``AutoModel.from_pretrained(folder, trust_remote_code=True)`` loads it. One
+            file of code; the weights are ``model.safetensors``. Needs transformers, and a model of timm or torchvision.
         example_input: a tensor (N, C, H, W), or a tuple of positional arguments, to compare on; derived where left out.
 
     Returns:
@@ -59,11 +63,13 @@ def eject(operated: Surgery | nn.Module | str | Path, folder: str | Path, *, exa
     place = Path(folder)
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise ArtifactError("holds files already" if place.is_dir() else "is a file", where=str(place), remedy=_NEW)
+    if hf:
+        _check_hub(model)
     body = _copied(model).cpu().eval()
     inputs, outputs = _ran(body, example_input)
     history = model.__dict__[MODEL_MARK]
     try:
-        files = _files(to_meta(_copied(model)), history, inputs)
+        files = _files(to_meta(_copied(model)), history, inputs, hf)
     except Unfit as unfit:
         path = getattr(unfit, "path", "")
         remedy = "sesurgery.save keeps the whole model, and sesurgery.load gives it back"
@@ -107,7 +113,16 @@ def _copied(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _files(body: nn.Module, history: dict[str, Any], inputs: tuple[Any, ...]) -> dict[str, str]:
+def _check_hub(model: nn.Module) -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError("the hub's classes need transformers", where="hf", remedy="pip install transformers")
+    base = model.__dict__[MODEL_MARK]["base"]
+    if base is None or zoo.resolve(base["reference"]).source not in ("timm", "torchvision"):
+        problem = "one file for the hub holds no code of your own"
+        raise InputError(problem, where="hf", remedy="eject without it, and push the folder as it is")
+
+
+def _files(body: nn.Module, history: dict[str, Any], inputs: tuple[Any, ...], hub: bool) -> dict[str, str]:
     """The texts to write, and by name the paths of the user's files that go along."""
     plans = tuple(Plan.from_json(text) for text in history["plans"])
     spec = zoo.resolve(history["base"]["reference"], history["base"]["args"]) if history["base"] else None
@@ -122,18 +137,15 @@ def _files(body: nn.Module, history: dict[str, Any], inputs: tuple[Any, ...]) ->
         else None
     )
     casts = len(dtypes) > 1
-    if casts:
-        from safetensors import safe_open
-
-        differences.names.bind("safe_open", safe_open, "safetensors")
-    bind_all(differences)
+    bind_all(differences, hub)
     steps = "; ".join(f"{len(plan.edits)} edits of recipe {plan.recipe.get('name', '')}" for plan in plans)
     about = f"{spec.name if spec else type(body).__name__} after {steps}."
     tensors = {id(tensor): f"input.{index}" for index, tensor in enumerate(tensors_in(inputs))}
     texts = {
-        "model.py": model_text(about, differences, create, dtype, casts),
+        "model.py": model_text(about, differences, create, dtype, casts, hub),
         "check.py": check_text(inputs, tensors, create is None),
         "ruff.toml": RUFF,
+        **({"config.json": json.dumps(HUB_CONFIG, indent=2) + "\n"} if hub else {}),
     }
     return texts | {f"{stem}.py": path.read_text(encoding="utf-8") for stem, path in differences.names.files.items()}
 
@@ -194,14 +206,19 @@ def _write(
 ) -> None:
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
+    weights = HUB_WEIGHTS if "config.json" in files else WEIGHTS
     try:
-        save_model(body, str(folder / WEIGHTS))
+        if weights == HUB_WEIGHTS:  # transformers wants every name
+            state = {f"model.{key}": tensor.clone().contiguous() for key, tensor in body.state_dict().items()}
+            save_file(state, folder / weights, {"format": "pt"})
+        else:
+            save_model(body, str(folder / weights))
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"its weights cannot be stored: {reason(error)}", where=type(body).__name__) from error
     stored = {f"input.{index}": tensor.clone().contiguous() for index, tensor in enumerate(tensors_in(inputs))}
     stored |= {f"output.{index}": tensor.contiguous() for index, tensor in enumerate(outputs)}
     save_file(stored, folder / CHECK, {"keys": json.dumps(list(body.state_dict()))})
-    for name in (WEIGHTS, CHECK):
+    for name in (weights, CHECK):
         (folder / name).chmod(0o644)
 
 

@@ -12,6 +12,12 @@ from sesurgery.export.differences import Differences, grouped
 from sesurgery.export.names import WIDTH, Names
 
 WEIGHTS = "weights.safetensors"
+HUB_WEIGHTS = "model.safetensors"
+HUB_CONFIG = {
+    "architectures": ["EjectedModel"],
+    "auto_map": {"AutoConfig": "model.EjectedConfig", "AutoModel": "model.EjectedModel"},
+    "model_type": "ejected",
+}
 CHECK = "check.safetensors"
 
 RUFF = """# The methods in model.py are their authors' text and keep their style; names, syntax and imports are checked.
@@ -41,6 +47,28 @@ _GRAPHS = '''def call_in_graphs(host: GraphModule, name: str, value: str, users:
             call = graph.call_module(name, (nodes[value],))
         for user in users:
             nodes[user].replace_input_with(nodes[value], call)
+'''
+
+_HUB = '''class EjectedConfig(PretrainedConfig):
+    """Nothing has to be configured: ``build`` says what the model is."""
+
+    model_type = "ejected"
+
+
+class EjectedModel(PreTrainedModel):
+    """What ``AutoModel.from_pretrained(FOLDER, trust_remote_code=True)`` gives; the network itself is ``.model``."""
+
+    config_class = EjectedConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: EjectedConfig) -> None:
+        super().__init__(config)
+        with torch.device("cpu"):  # the library makes models on meta, and what a network computes for itself is lost
+            self.model = build(pretrained=False)
+        self.post_init()
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values)
 '''
 
 _CHECK = '''"""Proves that model.py gives what the operated model gave: its keys, and equal output on a stored input.
@@ -107,26 +135,30 @@ _FACTORY = '''def base():
 '''
 
 
-def model_text(about: str, differences: Differences, create: str | None, dtype: str | None, casts: bool) -> str:
+def model_text(
+    about: str, differences: Differences, create: str | None, dtype: str | None, casts: bool, hub: bool
+) -> str:
     """model.py.
 
     Args:
         about: what it is, in one line.
         create: an expression for the base; None where the caller has to give it.
         dtype: expression for the dtype that the whole model has; None for float32.
+        hub: whether the classes of transformers that load it go along.
         casts: whether tensors have dtypes of their own, which the weights then decide.
     """
     names = differences.names
     body = [*names.sources, *differences.classes]
     if differences.graphs:
         body.append(_GRAPHS.rstrip())
-    body += [_operate(differences), _build(differences, create, dtype, casts)]
+    body += [_operate(differences), _build(create, dtype, casts, HUB_WEIGHTS if hub else WEIGHTS)]
+    body += [_HUB.rstrip()] if hub else []
     text = "\n\n\n".join(body) + "\n"
-    head = _HEAD.format(about=about, weights=WEIGHTS) + "\n" + "\n".join(names.lines(text))
+    head = _HEAD.format(about=about, weights=HUB_WEIGHTS if hub else WEIGHTS) + "\n" + "\n".join(names.lines(text))
     return f"{head}\n\n\n{text}"
 
 
-def bind_all(differences: Differences) -> None:
+def bind_all(differences: Differences, hub: bool) -> None:
     """Import what the fixed texts need."""
     import copy
     from pathlib import Path
@@ -141,6 +173,13 @@ def bind_all(differences: Differences) -> None:
     _fixed(names, "Path", Path, "pathlib")
     if differences.needs_base:
         _fixed(names, "deepcopy", copy.deepcopy, "copy")
+    if hub:
+        import torch
+        from transformers import PretrainedConfig, PreTrainedModel  # pyright: ignore[reportMissingImports]
+
+        _fixed(names, "torch", torch, "torch")
+        _fixed(names, "PretrainedConfig", PretrainedConfig, "transformers")
+        _fixed(names, "PreTrainedModel", PreTrainedModel, "transformers")
     if differences.graphs:
         _fixed(names, "Graph", Graph, "torch.fx")
         _fixed(names, "GraphModule", GraphModule, "torch.fx")
@@ -170,21 +209,23 @@ def _loop(paths: Sequence[str]) -> list[str]:
     return [*head, "    host = model.get_submodule(path)"]
 
 
-def _build(differences: Differences, create: str | None, dtype: str | None, casts: bool) -> str:
+def _build(create: str | None, dtype: str | None, casts: bool, weights: str) -> str:
     parameter = "" if create else "base: nn.Module, "
     lines = [f"model = {create or 'base'}", "operate(model)"]
     if dtype:
         lines.append(f"model.to({dtype})")
-    loading = [f'file = Path(__file__).with_name("{WEIGHTS}")']
-    if casts:
-        loading += [
-            'with safe_open(file, "pt") as stored:',
-            "    for key, tensor in model.state_dict(keep_vars=True).items():",
-            "        if key in stored.keys():",
-            "            tensor.data = tensor.data.to(stored.get_tensor(key).dtype)",
-        ]
+    loading = [f'file = Path(__file__).with_name("{weights}")']
+    read = "load_file(file)"
+    if weights == HUB_WEIGHTS:
+        read = '{key.removeprefix("model."): tensor for key, tensor in load_file(file).items()}'
     # The module's own dict keeps its version marks, by which some modules would else convert "old" weights.
-    loading += ["state = model.state_dict()", "state.update(load_file(file))", "model.load_state_dict(state)"]
+    loading += (
+        ["state = model.state_dict(keep_vars=True)", f"stored = {read}"] if casts else ["state = model.state_dict()"]
+    )
+    if casts:
+        loading += ["for key, tensor in stored.items():", "    state[key].data = state[key].data.to(tensor.dtype)"]
+        read = "stored"
+    loading += [f"state.update({read})", "model.load_state_dict(state)"]
     of_base = "" if create else "\n\n``base`` is a new instance of the network as it was; it is changed in place.\n"
     doc = f'"""The model in eval mode, with its weights or with new ones.{of_base}"""'
     body = "\n".join([doc, *lines, "if pretrained:", *("    " + line for line in loading), "return model.eval()"])

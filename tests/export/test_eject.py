@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -152,6 +153,36 @@ def test_a_graph_module_takes_its_calls(tmp_path: Path) -> None:
     assert {edit.route for edit in surgery.plan.edits} == {"graph"}
     folder = sesurgery.eject(surgery, tmp_path / "a")
     assert 'call_in_graphs(host, "se"' in (folder / "model.py").read_text()
+
+
+def test_the_hub_loads_one_file_of_code(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    surgery = sesurgery.apply(TINY, "se-3x3")
+    lively(surgery.model)
+    folder = sesurgery.eject(surgery, tmp_path / "hub", hf=True)
+    assert len(list(folder.glob("*.py"))) == 2  # model.py, and check.py that proves it
+    image = torch.randn(2, 3, 64, 64)
+    torch.save((image, surgery.model(image).detach(), surgery.model.state_dict()), tmp_path / "known.pt")
+    code = (
+        "import sys, torch; sys.modules['sesurgery'] = None; from transformers import AutoModel;"
+        "model = AutoModel.from_pretrained('hub', trust_remote_code=True); model.save_pretrained('again');"
+        "again = AutoModel.from_pretrained('again', trust_remote_code=True);"
+        "image, wanted, state = torch.load('known.pt');"
+        "states = [each.model.state_dict() for each in (model, again)];"
+        "print(all(torch.equal(each[key], state[key]) for each in states for key in state),"
+        # Weights that lie elsewhere in memory may be summed in another order.
+        "*(torch.allclose(each.eval()(image), wanted, atol=1e-6) for each in (model, again)))"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["True True True"], done.stderr
+
+
+def test_for_the_hub_code_of_ones_own_is_refused(tmp_path: Path) -> None:
+    surgery = sesurgery.apply(Net(Short()), "standard", example_input=torch.zeros(1, 3, 32, 32))
+    with pytest.raises(InputError, match=r"need transformers|holds no code of your own"):
+        sesurgery.eject(surgery, tmp_path / "a", hf=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def local_class() -> nn.Module:
