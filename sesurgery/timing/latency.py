@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import platform
 import re
@@ -12,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from sesurgery import api
 from sesurgery.errors import InputError, ModelError
@@ -69,13 +69,26 @@ def latency(
     models = [model.to(place).eval() for model in (_original(operated), after)]
     args = _example(models[1], example_input, batch)
     with torch.inference_mode():
-        timers = [Timer("model(*args)", globals={"model": model, "args": args}, num_threads=count) for model in models]
+        make = _timer()
+        timers = [make("model(*args)", globals={"model": model, "args": args}, num_threads=count) for model in models]
         pairs = _pairs(timers, seconds)
     named = torch.cuda.get_device_name(place) if place.type == "cuda" else _processor()
     return Latency(named, batch, 0 if place.type == "cuda" else count, sample_shapes(args), pairs)
 
 
-def _pairs(timers: list[Timer], seconds: float) -> tuple[tuple[float, float], ...]:
+def _timer() -> Any:
+    """torch's timer. What it imports warns where a compiler for CUDA is and no GPU; nobody asked for one."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.utils.benchmark import Timer
+    finally:
+        logger.setLevel(level)
+    return Timer
+
+
+def _pairs(timers: list[Any], seconds: float) -> tuple[tuple[float, float], ...]:
     """Seconds of one forward of each, in turns."""
     once = max(timer.timeit(1).median for timer in timers)
     times = max(1, math.ceil(_BLOCK / once))
