@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sesurgery.api import inspect as inspect
     from sesurgery.api import places as places
     from sesurgery.api import plan as plan
+    from sesurgery.api import plans_of as plans_of
     from sesurgery.api import revert as revert
     from sesurgery.artifact.save_load import load as load
     from sesurgery.artifact.save_load import revert_folder as revert_folder
@@ -79,7 +80,7 @@ _HOMES = {
     "selection.search": ("search",),
     "verification.result": ("Verification",),
     "verification.verify": ("verify",),
-    "api": ("Surgery", "apply", "inspect", "places", "plan", "revert"),
+    "api": ("Surgery", "apply", "inspect", "places", "plan", "plans_of", "revert"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

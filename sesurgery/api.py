@@ -16,6 +16,8 @@ from typing_extensions import TypeVar
 from sesurgery.errors import InputError, ModelError, SurgeryError, UnknownNameError, either, nearest
 from sesurgery.models import zoo
 from sesurgery.models.checkpoints import load_into
+from sesurgery.operating.backup import MODEL_MARK
+from sesurgery.operating.distributed import refuse_operation
 from sesurgery.operating.perform import revert as _revert
 from sesurgery.planning.drift import Drift
 from sesurgery.planning.operation import drafted, name_of, operate, rehearse, remember_weights
@@ -227,6 +229,11 @@ def revert(model: nn.Module) -> nn.Module:
     return _revert(model)
 
 
+def plans_of(model: nn.Module) -> tuple[Plan, ...]:
+    """What was done to ``model`` as a whole, oldest first; empty where nothing was, or it was reverted."""
+    return tuple(Plan.from_json(text) for text in model.__dict__.get(MODEL_MARK, {"plans": ()})["plans"])
+
+
 def inspect(
     model: str | nn.Module,
     *,
@@ -300,6 +307,7 @@ def resolved(
 
 
 def _copied(model: nn.Module) -> nn.Module:
+    refuse_operation(model)
     memo: dict[int, Any] = {}
     try:
         copied = copy.deepcopy(model, memo)
@@ -331,4 +339,4 @@ def _advice(draft: Draft) -> list[str]:
     return [f"{listed(paths, 1)}: {note}" for note, paths in places.items()]
 
 
-__all__ = ["Surgery", "SurgeryError", "apply", "inspect", "plan", "revert"]
+__all__ = ["Surgery", "SurgeryError", "apply", "inspect", "plan", "plans_of", "revert"]

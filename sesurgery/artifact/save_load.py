@@ -26,7 +26,8 @@ from sesurgery.artifact.replay import Artifact, rebuilt, versions
 from sesurgery.artifact.tensors import collect, expand, reverted
 from sesurgery.errors import ArtifactError, InputError
 from sesurgery.models.weightless import to_meta
-from sesurgery.operating.backup import MODEL_MARK
+from sesurgery.operating.backup import MODEL_MARK, changes_of
+from sesurgery.words.text import listed
 
 __all__ = ["Artifact", "load", "read", "revert_folder", "save"]
 
@@ -58,6 +59,7 @@ def save(
     place = Path(folder)
     check_target(place, str(place), None if overwrite is not False else "overwrite=True replaces it")
     history = _history(model)
+    _check_changes(model, history)
     weights, kept = collect(model), None
     if delta is not False:
         weights, kept = without_base(weights, base_state(model, delta))
@@ -227,6 +229,19 @@ def _history(model: object) -> dict[str, Any]:
         remedy = "pass surgery.model; a plain model is saved with torch.save(model.state_dict(), ...) or safetensors"
         raise ArtifactError("no operation has changed this model", where=type(model).__name__, remedy=remedy)
     return history
+
+
+def _check_changes(model: nn.Module, history: dict[str, Any]) -> None:
+    """Raise ``ArtifactError`` where the plans do not tell all that was done: they are what loading repeats."""
+    before, now = set(history["changes"]), set(changes_of(model))
+    if before != now:
+        more, less = sorted(now - before), sorted(before - now)
+        problems = [f"{listed(more)} came" if more else "", f"{listed(less)} went" if less else ""]
+        raise ArtifactError(
+            f"{' and '.join(filter(None, problems))} after the operation, so that loading could not repeat it",
+            where=type(model).__name__,
+            remedy="apply and revert the whole model rather than a part of it, fuse layers after loading; then save",
+        )
 
 
 def _base(said: dict[str, Any] | None) -> Base | None:

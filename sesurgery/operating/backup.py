@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
+from sesurgery.words.paths import join
+
 HOST_MARK = "_sesurgery_host"
 MODEL_MARK = "_sesurgery_history"
 _COPIED = "_user_preserved_attributes"  # where torch.fx looks for what a copy of a GraphModule is to keep
@@ -74,3 +76,15 @@ def inserted_layers(model: nn.Module) -> set[nn.Module]:
         if mark is not None:
             layers.update(child for name in mark.layers if (child := module._modules.get(name)) is not None)
     return layers
+
+
+def changes_of(model: nn.Module) -> tuple[str, ...]:
+    """What operations have changed in ``model`` so far: paths of children, and of hosts with edited methods."""
+    changes: list[str] = []
+    for path, module in model.named_modules():
+        mark = mark_of(module)
+        if mark is not None:
+            changes += [join(path, name) for name in mark.attributes if name in module._modules]
+            if getattr(type(module), "_sesurgery_methods", ()):
+                changes.append(path)
+    return tuple(sorted(changes))

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 from sesurgery.errors import InputError
 from sesurgery.operating.actions import Action, EditGraph, SetChild, SetMethods
 from sesurgery.operating.backup import HOST_MARK, MODEL_MARK, Absent, HostMark, drop_mark, mark_of, set_mark
+from sesurgery.operating.distributed import refuse_revert
 from sesurgery.operating.edited_class import become, edited_class, unedited_class
 from sesurgery.operating.graph_modules import insert_calls, remove_calls
 from sesurgery.words.paths import outwards
@@ -54,10 +55,11 @@ def perform(model: nn.Module, actions: Sequence[Action]) -> None:
 def revert(model: nn.Module) -> nn.Module:
     """Undo every operation on ``model``, in place, and return it: its classes, attributes and keys are the old ones.
 
-    Weights that were there before keep the values they have now; inserted nodes go.
+    Weights that were there before keep the values they have now; inserted layers go. All is checked first.
 
     Raises:
         InputError: ``model`` was never operated on, or the class of a host was changed since; then nothing happens.
+        ModelError: a wrapper counts on its layers in other processes (DDP).
     """
     marked = [module for module in model.modules() if mark_of(module) is not None]
     if not marked and MODEL_MARK not in model.__dict__:
@@ -66,13 +68,15 @@ def revert(model: nn.Module) -> nn.Module:
             where=type(model).__name__,
             remedy="pass the model that sesurgery.apply returned (surgery.model)",
         )
+    refuse_revert(model)
     while marked:
         kinds = [unedited_class(type(module)) for module in marked]
         for module, kind in zip(marked, kinds, strict=True):
             _revert_host(module, kind)
         # What comes back with a host may have been operated on before the host lost it.
         marked = [module for module in model.modules() if mark_of(module) is not None]
-    drop_mark(model, MODEL_MARK)
+    for module in model.modules():  # a part may have been operated on by itself
+        drop_mark(module, MODEL_MARK)
     return model
 
 
@@ -173,7 +177,7 @@ def _revert_host(host: nn.Module, kind: type[nn.Module]) -> None:
     mark: HostMark = drop_mark(host, HOST_MARK)
     if isinstance(host, GraphModule):
         remove_calls(host, mark.layers)
-    object.__setattr__(host, "__class__", kind)
+    become(host, kind)
     for name, (kind, value) in mark.attributes.items():
         replaced = host._modules.pop(name, None)
         if kind == "plain":

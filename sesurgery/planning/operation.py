@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from sesurgery.errors import ModelError
+from sesurgery.errors import ModelError, StalePlanError
 from sesurgery.models import zoo
 from sesurgery.models.input_spec import describe
-from sesurgery.operating.backup import MODEL_MARK, set_mark
+from sesurgery.operating.backup import MODEL_MARK, changes_of, set_mark
+from sesurgery.operating.distributed import refuse_operation
 from sesurgery.operating.perform import perform
 from sesurgery.planning.planner import Draft, Progress, draft, replay
 from sesurgery.planning.rehearsal import Rehearsal
@@ -28,9 +29,16 @@ def drafted(
     progress: Progress | None,
 ) -> Draft:
     """A recipe planned on a model, or a plan made concrete on it; the model stays as it is."""
+    refuse_operation(model)
     report = progress or _silent
     report("looking at the model", 0, 2 if isinstance(wanted, Plan) else len(wanted.rules) + 2)
-    rehearsal = rehearse(model, spec, example_input, input_size)
+    try:
+        rehearsal = rehearse(model, spec, example_input, input_size)
+    except ModelError as error:
+        if not isinstance(wanted, Plan):
+            raise
+        remedy = "plan again on this model, or give an input that it accepts: example_input=..."
+        raise StalePlanError(error.what, where=error.where, remedy=remedy) from error
     if isinstance(wanted, Plan):
         return replay(rehearsal, wanted, report)
     return draft(rehearsal, wanted, name_of(model, spec), report)
@@ -87,4 +95,4 @@ def operate(model: nn.Module, planned: Draft, spec: zoo.ModelSpec | None) -> Non
     history["plans"] = (*history["plans"], planned.plan.to_json(indent=None))
     history["inputs"] = (*history["inputs"], describe(planned.example))
     perform(model, planned.actions)
-    set_mark(model, MODEL_MARK, history)
+    set_mark(model, MODEL_MARK, {**history, "changes": changes_of(model)})

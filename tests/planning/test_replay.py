@@ -41,18 +41,35 @@ def test_replay_equals_apply_on_another_instance() -> None:
     assert second.after == first.after
 
 
+def without(model: nn.Module, path: str) -> nn.Module:
+    parent, _, name = path.rpartition(".")
+    delattr(model.get_submodule(parent), name)
+    return model
+
+
+def exchanged(model: nn.Module, path: str, child: nn.Module) -> nn.Module:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, child)
+    return model
+
+
 @pytest.mark.parametrize(
     "other",
     [
         lambda: timm.create_model("resnet50", num_classes=10, layers=(1, 2, 1, 1), channels=(16, 24, 32, 48)),
         lambda: small_resnet(layers=(1, 1, 1, 1)),
         lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1)),
+        lambda: small_resnet(channels=(32, 48, 64, 96)),
+        lambda: without(small_resnet(), "layer1.0.bn2"),
+        lambda: without(small_resnet(), "layer4.0"),
+        lambda: exchanged(small_resnet(), "layer4.0", nn.Conv2d(64, 96, 1, stride=2)),
     ],
-    ids=["other blocks", "fewer blocks", "another network"],
+    ids=["other blocks", "fewer blocks", "another network", "another width", "no norm", "no block", "another class"],
 )
-@pytest.mark.parametrize("name", ["standard", "post"])
+@pytest.mark.parametrize("name", ["standard", "post", "eca"])
 def test_plan_for_another_network_is_stale(name: str, other: Any) -> None:
-    made = sesurgery.plan(small_resnet(), name, input_size=SIZE)
+    module = "eca" if name == "eca" else None
+    made = sesurgery.plan(small_resnet(), "standard" if module else name, module=module, input_size=SIZE)
     model = other()
     before = everything(model)
     with pytest.raises(sesurgery.StalePlanError, match="plan again"):

@@ -73,3 +73,30 @@ def test_socket_and_generated_forward_share_a_host() -> None:
     assert {edit.route for edit in surgery.plan.edits} == {"socket", "source"}
     surgery.model(torch.randn(2, *SIZE)).square().sum().backward()
     assert all(parameter.grad is not None for parameter in surgery.new_parameters())
+
+
+@pytest.mark.parametrize("parts_first", [True, False])
+@pytest.mark.parametrize("reverted", ["whole", "part, whole"])
+def test_operations_on_a_part_and_on_the_whole_are_undone_in_either_order(parts_first: bool, reverted: str) -> None:
+    model = small_resnet().eval()
+    image = torch.randn(1, *SIZE)
+    wanted = model(image)
+    part = functools.partial(sesurgery.apply, model.layer1, "post", example_input=torch.randn(1, 64, 16, 16))
+    whole = functools.partial(sesurgery.apply, model, "pre", input_size=SIZE)
+    for operation in (part, whole) if parts_first else (whole, part):
+        operation(inplace=True)
+    assert [len(sesurgery.plans_of(each)) for each in (model, model.layer1)] == [1, 1]
+    assert not torch.equal(model(image), wanted)
+    for each in (model.layer1, model) if reverted == "part, whole" else (model,):
+        sesurgery.revert(each)
+    assert torch.equal(model(image), wanted)
+    assert [sesurgery.plans_of(each) for each in (model, model.layer1)] == [(), ()]
+    assert list(model.state_dict()) == list(small_resnet().state_dict())
+
+
+def test_plans_of_a_model_tell_what_was_done_oldest_first() -> None:
+    first = sesurgery.apply(small_resnet(), "post", inplace=True, input_size=SIZE)
+    second = sesurgery.apply(first.model, "pre", input_size=SIZE)
+    assert sesurgery.plans_of(second.model) == (first.plan, second.plan)
+    assert sesurgery.plans_of(first.model) == (first.plan,)
+    assert sesurgery.plans_of(small_resnet()) == ()

@@ -1,0 +1,35 @@
+"""Parts of a model that are spread over processes: what they hold is fixed when they are wrapped."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from sesurgery.errors import ModelError
+
+# Told by where the class comes from, so that nothing of torch.distributed is imported for it.
+_WRAPPERS = ("torch.nn.parallel.distributed", "torch.distributed.fsdp.fully_sharded_data_parallel")
+_SPREAD = (*_WRAPPERS, "torch.distributed.")
+
+
+def refuse_operation(model: nn.Module) -> None:
+    """Raise ``ModelError`` where a part of ``model`` is wrapped by DDP, or sharded by FSDP or ``fully_shard``.
+
+    Layers that come later would be neither synchronised nor sharded.
+    """
+    _refuse(model, _SPREAD, "operate")
+
+
+def refuse_revert(model: nn.Module) -> None:
+    """Raise ``ModelError`` where a part of ``model`` is wrapped by DDP or FSDP, which would wait for layers that go."""
+    _refuse(model, _WRAPPERS, "revert")
+
+
+def _refuse(model: nn.Module, homes: tuple[str, ...], verb: str) -> None:
+    for path, part in model.named_modules():
+        kind = next((kind for kind in type(part).__mro__ if kind.__module__.startswith(homes)), None)
+        if kind is not None:
+            raise ModelError(
+                f"is spread over processes ({kind.__name__}), which layers that come or go afterwards take no part in",
+                where=path or "the model",
+                remedy=f"{verb} first, on the plain model, and wrap or shard the result",
+            )
