@@ -38,7 +38,9 @@ def plan_data(plan: Plan, recipe: str, *, diffs: bool = False) -> dict[str, Any]
     }
     if diffs:
         data["diffs"] = [
-            {"paths": diff.paths, "class": diff.cls, "before": diff.before, "after": diff.after} for diff in plan.diffs
+            {"paths": diff.paths, "class": diff.cls, "file": diff.file, "line": diff.line}
+            | {"before": diff.before, "after": diff.after}
+            for diff in plan.diffs
         ]
     return data
 

@@ -18,7 +18,7 @@ from sesurgery.plans import AppendBehind, Diff, Edit, FillSocket, InsertIntoGrap
 from sesurgery.rewriting.author_source import shown_file, text_of
 from sesurgery.rewriting.trial import Written, behind, in_graph, with_layers
 from sesurgery.rewriting.validation import Insertion as Call
-from sesurgery.substitutes.registry import Build
+from sesurgery.substitutes.registry import Build, on_meta
 from sesurgery.tracing.survey import Survey
 
 
@@ -37,7 +37,7 @@ def insert_actions(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> tu
         diff = Diff((survey.paths[host],), type(host).__name__, "", lines)
         return [*actions, EditGraph(survey.paths[host], calls)], [diff]
     methods = _methods(survey, host, edits)
-    diffs = [*_filled_sockets(host, edits), *method_diffs(survey.paths[host], type(host), methods)]
+    diffs = [*_filled_sockets(survey, host, edits), *method_diffs(survey.paths[host], type(host), methods)]
     return [*actions, *([SetMethods(survey.paths[host], methods)] if methods else [])], diffs
 
 
@@ -94,13 +94,22 @@ def name_of(edit: Edit) -> str:
     return name
 
 
-def _filled_sockets(host: nn.Module, edits: Sequence[Edit]) -> list[Diff]:
+def _filled_sockets(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> list[Diff]:
     sockets = [edit for edit in edits if isinstance(edit.change, FillSocket)]
     if not sockets:
         return []
     before = "\n".join(f"self.{name_of(edit)}: {_type_of(host, name_of(edit))}" for edit in sockets)
-    after = "\n".join(f"self.{name_of(edit)}: {edit.module}" for edit in sockets)
+    after = "\n".join(f"self.{name_of(edit)}: {_class_of(survey, edit)}(...)" for edit in sockets)
     return [Diff((sockets[0].host,), original_class(type(host)).__name__, before, after)]
+
+
+def _class_of(survey: Survey, edit: Edit) -> str:
+    """The name of the class that a layer will have."""
+    assert isinstance(edit.change, Insertion)
+    key = ("class", edit.change.layer.module, repr(edit.change.layer.options))
+    if key not in survey.memo:
+        survey.memo[key] = type(on_meta(edit.change.layer, None)).__name__
+    return survey.memo[key]
 
 
 def method_diffs(path: str, kind: type[nn.Module], methods: Sequence[EditedMethod]) -> list[Diff]:

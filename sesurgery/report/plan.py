@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -147,34 +148,54 @@ def totals_table(console: Console, before: Cost, after: Cost) -> Table:
 
 
 def print_diff(console: Console, diff: Diff) -> None:
-    """Print the code of a host before and after, as people read a diff."""
+    """Print what changes in a host, as a unified diff of its author's source; what equal hosts share, once."""
     first, *others = (path or "(model)" for path in diff.paths)
-    heading(console, f"{first} ({diff.cls})")
-    colours = {"+": "green", "-": "red", "~": "dim"}
+    if diff.file:
+        console.print(Text(f"--- {diff.file}:{diff.line}", style="bold"), soft_wrap=True)
+    heading(console, f"{'+++ ' if diff.file else ''}{first} ({diff.cls})")
+    colours = {"+": "green", "-": "red", "@": "cyan", "~": "dim"}
     for sign, line in diff_lines(diff, dots(console)):
-        for row in _wrap_code(line, console.width - 2):
-            console.print(Text(f"{' ' if sign == '~' else sign} {row}", style=colours.get(sign, "")), no_wrap=True)
+        for row in _wrap_code(line, console.width - 1):
+            console.print(Text(f"{'' if sign in '@~' else sign}{row}", style=colours.get(sign, "")), no_wrap=True)
     if others:
-        console.print(Text(f"{', '.join(others)}: the same", style="dim"))
+        console.print(Text(f"{some(console, others)}: the same", style="dim"))
     console.print()
 
 
 def diff_lines(diff: Diff, gap: str = "...") -> Iterator[tuple[str, str]]:
-    """Pairs of sign and line: ``+``, ``-``, blank where unchanged, ``~`` for lines left out or a remark.
+    """Pairs of sign and line: ``+``, ``-``, blank where unchanged, ``@`` for a place, ``~`` for a remark.
 
-    A short forward is shown whole, of a long one only what changes and three lines around it.
+    Of a text from a file what changes is shown with three lines around it, each part with its place there; of other
+    texts a short one is shown whole. What attributes hold is one line each.
     """
     before, after = diff.before.splitlines(), diff.after.splitlines()
     if before == after:
         yield "~", "its forward stays as it is; a child changes"
         return
-    context = max(len(before), len(after))
-    context = context if context <= WHOLE_FORWARD else 3
+    if not diff.file and all(map(_same_attribute, before, after)) and len(before) == len(after):
+        for old, new in zip(before, after, strict=True):
+            yield "~", f"{old} -> {new.partition(': ')[2]}"
+        return
+    longest = max(len(before), len(after))
+    context = 3 if diff.file or longest > WHOLE_FORWARD else longest
     for index, line in enumerate(difflib.unified_diff(before, after, lineterm="", n=context)):
-        if index > 2 and line.startswith("@@"):
+        if index > 1 and line.startswith("@@") and diff.file:
+            yield "@", _in_file(line, diff.line - 1)
+        elif index > 2 and line.startswith("@@"):
             yield "~", gap
         elif index > 2:
             yield line[0], line[1:]
+
+
+def _same_attribute(old: str, new: str) -> bool:
+    """Whether two lines say what one attribute holds: ``self.se: None``."""
+    name, colon, _ = old.partition(": ")
+    return name.startswith("self.") and bool(colon) and new.startswith(f"{name}: ")
+
+
+def _in_file(place: str, lines_before: int) -> str:
+    """The place of a part, ``@@ -3,7 +3,7 @@``, counted from where the file begins."""
+    return re.sub(r"(?<=[-+])\d+", lambda number: str(int(number[0]) + lines_before), place)
 
 
 def _folded(edits: Sequence[Edit]) -> Iterator[tuple[Sequence[Edit], Sequence[Edit]]]:

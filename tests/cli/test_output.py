@@ -25,7 +25,7 @@ def test_preview_prints_the_diff(engine: Engine) -> None:
     result = run("preview", "resnet18", "--recipe", "standard")
     assert "layer4.0 (BasicBlock)" in result.stdout
     assert "layer4.1: the same" in result.stdout
-    assert re.search(r"^\+     y$", result.stdout, re.M)
+    assert re.search(r"^\+    y$", result.stdout, re.M)
     assert "a [true] reason" in result.stdout
 
 

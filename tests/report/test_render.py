@@ -103,12 +103,43 @@ def test_report_holds_edits_totals_and_the_diff() -> None:
     assert "3 edits, insert se before residual add" in text
     assert "layer4.0 (Bottleneck)" in text
     assert "layer4.1, layer4.2: the same" in text
-    assert "+     x = self.se(x)" in text
+    assert "+    x = self.se(x)" in text
 
 
 def test_only_changed_lines_are_marked() -> None:
     signs = [sign for sign, _ in diff_lines(Diff(("a",), "A", BEFORE, AFTER))]
     assert signs == [" ", " ", " ", "+", " ", " "]
+
+
+IN_A_FILE = Diff(("layer4.0", "layer4.1"), "Bottleneck", BEFORE, AFTER, "timm/models/resnet.py", 226)
+
+
+def test_a_diff_of_a_file_is_headed_by_file_and_line_as_git_and_ruff_show_it() -> None:
+    lines = printed(lambda console: print_diff(console, IN_A_FILE)).splitlines()
+    assert lines == [
+        "--- timm/models/resnet.py:226",
+        "+++ layer4.0 (Bottleneck)",
+        "@@ -226,5 +226,6 @@",
+        " def forward(self, x):",
+        "     shortcut = x",
+        "     x = self.conv(x)",
+        "+    x = self.se(x)",
+        "     x += shortcut",
+        "     return x",
+        "layer4.1: the same",
+        "",
+    ]
+
+
+def test_what_a_socket_holds_is_one_line() -> None:
+    socket = Diff(tuple(f"layer{index}" for index in range(9)), "Block", "self.se: None", "self.se: SEModule(...)")
+    lines = printed(lambda console: print_diff(console, socket)).splitlines()
+    assert lines == [
+        "layer0 (Block)",
+        "self.se: None -> SEModule(...)",
+        "layer1, layer2, layer3 … 5 more: the same",
+        "",
+    ]
 
 
 def test_a_long_forward_is_shown_around_its_changes_only() -> None:
@@ -202,7 +233,7 @@ def test_terminals_see_colours() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, color_system="standard", width=100, _environ={})
     render_report(console, plan(), code=True)
-    assert re.search(r"\x1b\[32m\+     x = self\.se", stream.getvalue())
+    assert re.search(r"\x1b\[32m\+    x = self\.se", stream.getvalue())
 
 
 def test_pictures_are_svg() -> None:

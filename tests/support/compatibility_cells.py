@@ -15,11 +15,6 @@ from features import FEATURES, NotApplicableError, quiet
 
 DDP = "DDP (2 gloo)"
 COLUMNS = (*FEATURES, DDP)
-# Why, where the error alone does not say it.
-EXPLAINED = {
-    ("densenet", "checkpointing"): "its memory-efficient forward branches on requires_grad, so a node in it serves the "
-    "plain forward only; checkpoint whole blocks instead (torch.utils.checkpoint)",
-}
 Cell = tuple[str, str]  # yes | no | neither (the original cannot) | absent (the library has no such thing), and why
 
 
@@ -75,9 +70,6 @@ def page(found: dict[str, dict[str, Cell]]) -> str:
         *(f"- **{name}**: {' '.join((FEATURES[name].__doc__ or '').split())}" for name in FEATURES),
         f"- **{DDP}**: two training steps under DistributedDataParallel on two processes; both end with equal weights.",
         "",
-        "Not in the table: `torch.jit.script`, which torch calls deprecated. It takes many operated models, not all:",
-        "a generated forward has no type annotations, and its checks of fixed values are plain Python.",
-        "",
         "## Reasons",
         "",
         *([f"{number}. {text}" for text, number in notes.items()] or ["There are none: every cell is a yes."]),
@@ -92,13 +84,8 @@ def _table(found: dict[str, dict[str, Cell]], notes: dict[str, int]) -> Iterator
     for name, cells in found.items():
         recipe = recipes[name]
         shown = recipe if isinstance(recipe, str) else recipe["name"]
-        texts = [_text(_explained(name, column, cells[column]), notes) if column in cells else "" for column in COLUMNS]
+        texts = [_text(cells[column], notes) if column in cells else "" for column in COLUMNS]
         yield f"| {name} | {shown} | " + " | ".join(texts) + " |"
-
-
-def _explained(family: str, column: str, found: Cell) -> Cell:
-    more = EXPLAINED.get((family, column)) if found[0] == "no" else None
-    return (found[0], f"{found[1]} – {more}") if more else found
 
 
 def _text(found: Cell, notes: dict[str, int]) -> str:

@@ -97,6 +97,16 @@ def jitted(family: Family, model: nn.Module) -> None:
         same(traced(*args), model(*args))
 
 
+@feature("torch.jit.script")
+def scripted(family: Family, model: nn.Module) -> None:
+    """Script, save, load and run."""
+    args, file = family.inputs(), io.BytesIO()
+    with torch.no_grad(), quiet():
+        torch.jit.save(torch.jit.script(model), file)
+        file.seek(0)
+        same(torch.jit.load(file)(*args), model(*args))
+
+
 @feature("ONNX")
 def onnx(family: Family, model: nn.Module) -> None:
     """Export with torch.onnx (dynamo) and compare the numbers that onnxruntime gives."""
