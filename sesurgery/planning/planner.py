@@ -11,6 +11,7 @@ from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.edits.driver import plan_step, replay_step
 from sesurgery.errors import InputError
 from sesurgery.operating.actions import Action
+from sesurgery.planning.later_calls import with_lost_layers
 from sesurgery.planning.nothing_matched import nothing_matched
 from sesurgery.planning.rehearsal import Rehearsal
 from sesurgery.plans import Cost, Diff, Edit, Plan, Skip
@@ -65,7 +66,7 @@ def draft(rehearsal: Rehearsal, recipe: Recipe, name: str, report: Progress) -> 
         raise nothing_matched(recipe.name, name, rehearsal.look(), skips)
     report("counting the costs", total - 1, total)
     after = rehearsal.cost()
-    edits = with_structural_costs(rehearsal.edits, before, after)
+    edits = with_structural_costs(with_lost_layers(rehearsal), before, after)
     inputs = sample_shapes(rehearsal.example)
     plan = Plan(name, to_data(recipe), edits, tuple(skips), folded(rehearsal.diffs), stages, before, after, inputs)
     report("done", total, total)
