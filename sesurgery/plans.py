@@ -459,13 +459,17 @@ def _reader() -> Any:
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks that share one feature-map resolution. ``reduction`` is input height over this height."""
+    """Blocks of one region that share one feature-map resolution. ``reduction`` is input height over this height.
+
+    Regions are ``backbone``, ``neck`` and ``head``; each counts its stages from 1.
+    """
 
     index: int
     reduction: float | None
     height: int | None
     width: int | None
     blocks: tuple[str, ...]
+    region: str = "backbone"
 
 
 @dataclass(frozen=True)
@@ -477,6 +481,7 @@ class MergeInfo:
     kind: str
     stage: int | None
     channels: int | None
+    region: str = "backbone"
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.fx import Node
 
 from sesurgery.anatomy.dataflow import Flow, own_weights
 from sesurgery.anatomy.existing_attention import Gated
 from sesurgery.anatomy.merges import Merge, gates_of, merges_of
+from sesurgery.anatomy.regions import BACKBONE, HEAD, NECK, Regions, regions_of
 from sesurgery.anatomy.stages import Unit, dilation_of, resolution, stages_of
+from sesurgery.anatomy.whole import Whole
 from sesurgery.operating.backup import inserted_layers
 from sesurgery.plans import MergeInfo, Stage
 from sesurgery.recording.channel_axes import channel_axis
@@ -33,7 +36,8 @@ class Anatomy:
         attention: the modules that gate their own input, and the nodes that an earlier operation inserted.
         gated: finds attention at a place, however it is written.
         blocks: the hosts that repeat, in the order of execution, with the number of their stage.
-        stages: as reported.
+        stages: as reported, counted in each region.
+        regions: backbone, neck and head.
     """
 
     survey: Survey
@@ -43,6 +47,7 @@ class Anatomy:
     gated: Gated
     blocks: dict[nn.Module, int]
     stages: tuple[Stage, ...]
+    regions: Regions
 
     def block_of(self, path: str) -> nn.Module | None:
         """The innermost block that holds the module at ``path`` (or is it)."""
@@ -52,14 +57,29 @@ class Anatomy:
     def _by_path(self) -> dict[str, nn.Module]:
         return {self.survey.paths[block]: block for block in self.blocks}
 
-    def stage_of(self, value: torch.Tensor, path: str) -> int | None:
+    def region_of(self, host: nn.Module, node: Node | None = None) -> str:
+        """Backbone, neck or head: of a node of a host, or of what the host gives."""
+        frame = self.survey.frame(host)
+        region = self.regions.of_module(frame) if node is None else self.regions.at(frame, node.name)
+        return region or self.regions.blocks.get(host, BACKBONE)
+
+    def stages_in(self, region: str | None) -> tuple[Stage, ...]:
+        """The stages of a region, those of the backbone where none is named."""
+        return tuple(stage for stage in self.stages if stage.region == (region or BACKBONE))
+
+    def members(self, stage: int | None, region: str) -> list[nn.Module]:
+        """The blocks of a stage."""
+        regions = self.regions.blocks
+        return [block for block, number in self.blocks.items() if number == stage and regions[block] == region]
+
+    def stage_of(self, value: torch.Tensor | None, path: str, region: str = BACKBONE) -> int | None:
         """The stage of an activation made in the module at ``path``: its block's, or the one of its resolution."""
         block = self.block_of(path)
-        if block is not None:
-            return self.blocks[block]
-        places = resolution(value)
-        alike = [stage.index for stage in self.stages if places and (stage.height or 0) * (stage.width or 0) == places]
-        return alike[0] if alike else None
+        if block is not None or value is None:
+            return None if block is None else self.blocks[block]
+        size = resolution(value)
+        alike = [stage for stage in self.stages_in(region) if size and (stage.height or 0) * (stage.width or 0) == size]
+        return alike[0].index if alike else None
 
     def attention_modules(self) -> list[nn.Module]:
         """The outermost modules that are attention, in the order of execution; those never called come last."""
@@ -86,7 +106,9 @@ class Anatomy:
                 axis = channel_axis(value)
                 channels = None if axis is None else value.shape[axis]
                 place = join(path, merge.node.name)
-                infos.append(MergeInfo(place, merge.op, merge.kind, self.stage_of(value, path), channels))
+                region = self.region_of(host, merge.node)
+                stage = self.stage_of(value, path, region)
+                infos.append(MergeInfo(place, merge.op, merge.kind, stage, channels, region))
         return tuple(infos)
 
 
@@ -99,13 +121,24 @@ def dissect(survey: Survey) -> Anatomy:
     gates = _of_equal(hosts, {traced: gates_of(host, traced, ways[traced]) for traced, host in shared.items()})
     gated = Gated(survey, gates)
     attention = inserted_layers(survey.twin) | {host for host in flows if gated.is_attention(host)}
-    sums = {traced: merges_of(host, traced, ways[traced], attention) for traced, host in shared.items()}
-    merges = {host: (*own, *gates[host]) for host, own in _of_equal(hosts, sums).items() if own or gates[host]}
+    whole = Whole(survey)
+    merges: dict[nn.Module, tuple[Merge, ...]] = {}
+    for host, traced in survey.hosts():
+        host_merges = merges_of(host, traced, flows[host], attention, whole, survey.frame(host)) + gates[host]
+        if host_merges:
+            merges[host] = host_merges
     blocks = _blocks(survey, merges, attention)
-    numbered, stages = stages_of(survey, _units(survey, blocks, merges, flows))
-    blocks = [block for block in blocks if block in numbered]
-    numbers = {block: numbered[block] for block in blocks}
-    return Anatomy(survey, merges, flows, frozenset(attention), gated, numbers, stages)
+    residual = [block for block in blocks if any(merge.residual for merge in merges.get(block, ()))]
+    regions = regions_of(survey, whole, blocks, residual)
+    numbers: dict[nn.Module, int] = {}
+    stages: list[Stage] = []
+    units = _units(survey, blocks, merges, flows, regions)
+    for region in (BACKBONE, NECK, HEAD):
+        numbered, found = stages_of(survey, [unit for unit in units if unit.region == region], region)
+        numbers |= numbered
+        stages += found
+    numbers = {block: numbers[block] for block in blocks if block in numbers}
+    return Anatomy(survey, merges, flows, frozenset(attention), gated, numbers, tuple(stages), regions)
 
 
 def _of_equal(
@@ -116,18 +149,37 @@ def _of_equal(
 
 
 def _units(
-    survey: Survey, blocks: list[nn.Module], merges: dict[nn.Module, tuple[Merge, ...]], flows: dict[nn.Module, Flow]
+    survey: Survey,
+    blocks: list[nn.Module],
+    merges: dict[nn.Module, tuple[Merge, ...]],
+    flows: dict[nn.Module, Flow],
+    regions: Regions,
 ) -> list[Unit]:
     """What makes the stages: blocks; else residual sums, else concats, else convolutions."""
     if blocks:
         outputs = ((block, _output_tensor(survey, block)) for block in blocks)
-        return [Unit(value, dilation_of(block.modules()), block) for block, value in outputs if value is not None]
+        return [
+            Unit(value, regions.blocks[block], dilation_of(block.modules()), block)
+            for block, value in outputs
+            if value is not None
+        ]
     every = [merge for group in merges.values() for merge in group]
     for chosen in ([merge for merge in every if merge.residual], [merge for merge in every if merge.op == "cat"]):
         if chosen:
-            return [Unit(merge.node.meta["val"], _dilation(merge, flows[merge.host])) for merge in chosen]
-    values = (_output_tensor(survey, module) for module in _kernels(survey))
-    return [Unit(value) for value in values if value is not None and resolution(value) != 1]
+            return [
+                Unit(
+                    merge.node.meta["val"],
+                    regions.at(survey.frame(merge.host), merge.node.name) or BACKBONE,
+                    _dilation(merge, flows[merge.host]),
+                )
+                for merge in chosen
+            ]
+    values = ((module, _output_tensor(survey, module)) for module in _kernels(survey))
+    return [
+        Unit(value, regions.of_module(survey.frame(module)) or BACKBONE)
+        for module, value in values
+        if value is not None and resolution(value) != 1
+    ]
 
 
 def _dilation(merge: Merge, flow: Flow) -> int:

@@ -21,6 +21,7 @@ _ADD: frozenset[Any] = frozenset(
 _MUL: frozenset[Any] = frozenset((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply"))
 _CAT: frozenset[Any] = frozenset((torch.cat, torch.concat, torch.concatenate))
 _STACK: frozenset[Any] = frozenset((torch.stack,))
+_BLEND: frozenset[Any] = frozenset((torch.lerp, "lerp", "lerp_"))
 _SUM: frozenset[Any] = frozenset((torch.sum, "sum"))
 _SCALE: frozenset[Any] = _MUL | {operator.truediv, torch.div, "div", "div_"}
 
@@ -32,10 +33,11 @@ def carries(node: object) -> TypeGuard[Node]:
 
 def sources(node: Node) -> list[Node]:
     """The nodes whose activations ``node`` is computed from, sizes and weights left out."""
-    return [source for source in node.all_input_nodes if _holds_activation(source)]
+    return [source for source in node.all_input_nodes if holds_activation(source)]
 
 
-def _holds_activation(node: Node) -> bool:
+def holds_activation(node: Node) -> bool:
+    """Whether what a node gives is an activation, or has one in it."""
     value = node.meta.get("val")
     if isinstance(value, torch.Tensor):
         return is_activation(value)
@@ -50,11 +52,12 @@ def shape(node: Node) -> torch.Size:
 
 
 def added(node: Node) -> tuple[Node, ...]:
-    """The activations that ``node`` adds up: two for ``a + b``, any number for a sum over a stack; else none."""
+    """The activations that ``node`` adds up: two for ``a + b`` and ``lerp``, any number for a sum over a stack."""
     if node.op not in ("call_function", "call_method") or not carries(node):
         return ()
-    if node.target in _ADD:
-        terms = [term for term in node.args if carries(term)]
+    if node.target in _ADD or node.target in _BLEND:
+        given = (*node.args, *node.kwargs.values())
+        terms = [term for term in (given[:2] if node.target in _BLEND else given) if carries(term)]
         if len(terms) == 2 and all(shape(term) == shape(node) for term in terms):
             return tuple(terms)
     if node.target in _SUM and isinstance(node.args[0], Node):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +24,8 @@ from sesurgery.anatomy.dataflow import (
     weight_layers,
 )
 from sesurgery.anatomy.layer_kinds import is_dropping
+from sesurgery.anatomy.whole import Step, Whole, between, enlarges, is_linear, leads
+from sesurgery.recording.recorder import Frame
 from sesurgery.tracing.trace import Trace
 
 _RESIDUAL = ("identity", "projected")
@@ -40,6 +44,7 @@ class Merge:
         branches: the other operands: the ends of the residual branches.
         partial: its only user is an outer sum that takes in one more branch.
         inner: the partial sum that this one goes on with, which carries the identity branch.
+        outside: the fork lies outside of this call of the host: its sides come by two arguments, or out of a tuple.
     """
 
     host: nn.Module
@@ -51,6 +56,7 @@ class Merge:
     branches: tuple[Node, ...]
     partial: bool = False
     inner: Node | None = None
+    outside: bool = False
 
     def readers(self, operand: Node) -> tuple[Node, ...]:
         """The nodes that take an operand for the merge: itself, or what gathers its operands (``stack``)."""
@@ -64,26 +70,45 @@ class Merge:
         return self.kind in _RESIDUAL
 
 
-def merges_of(host: nn.Module, traced: Trace, flow: Flow, attention: Set[nn.Module] = frozenset()) -> tuple[Merge, ...]:
-    """The sums and concats of one host, in order; attention on a branch does not make it heavier."""
+def merges_of(
+    host: nn.Module,
+    traced: Trace,
+    flow: Flow,
+    attention: Set[nn.Module] = frozenset(),
+    look: Whole | None = None,
+    frame: Frame | None = None,
+) -> tuple[Merge, ...]:
+    """The sums and concats of one host, in order; attention on a branch does not make it heavier.
+
+    Args:
+        look, frame: the whole model and the host's call in it, for sides that come from outside of the call.
+    """
     merges: dict[Node, Merge] = {}
-    weigh = _Scales(host, attention)
+    weigh = _Scales(host, attention, look, frame)
     for node in traced.graph.nodes:
-        terms = added(node)
+        terms = added(node) if node.users else ()
         if terms:
-            merges[node] = _sum(weigh, node, terms, flow, merges)
+            merge = _sum(weigh, node, terms, flow, merges)
+            merges[node] = merge
+            if merge.kind == "symmetric" and merge.inner is not None:  # one more linear branch: the sum can be fused
+                merges[merge.inner] = _symmetric(merges[merge.inner])
             continue
-        parts = concatenated(node)
+        parts = concatenated(node) if node.users else ()
         if parts:
             merges[node] = Merge(host, node, "cat", "concat", flow.common(parts), None, parts)
     return tuple(merges.values())
+
+
+def _symmetric(merge: Merge) -> Merge:
+    terms = added(merge.node)
+    return replace(merge, kind="symmetric", identity=None, branches=terms, inner=None, outside=False)
 
 
 def gates_of(host: nn.Module, traced: Trace, flow: Flow) -> tuple[Merge, ...]:
     """The products by which an activation is gated by a transform of itself."""
     gates: dict[Node, Merge] = {}
     for node in traced.graph.nodes:
-        factors = multiplied(node)
+        factors = multiplied(node) if node.users else None
         gate = _gate(host, node, factors, flow, gates) if factors else None
         if gate is not None:
             gates[node] = gate
@@ -103,6 +128,27 @@ class _Scales:
 
     host: nn.Module
     attention: Set[nn.Module]
+    look: Whole | None
+    frame: Frame | None
+
+    def step(self, node: Node | None) -> Any:
+        """What a node stands for in the whole model."""
+        return None if self.look is None or self.frame is None or node is None else self.look.at(self.frame, node.name)
+
+    def lighter(self, side: list[Step], others: list[list[Step]]) -> bool:
+        """Whether a side has fewer layers in this call of the host than another has, or none."""
+        assert self.look is not None
+        within = set() if self.frame is None else set(self.look.within(self.frame))
+        own, *rest = (sum(step.weights for step in way if step in within) for way in (side, *others))
+        return own == 0 or own < max(rest)
+
+    def like(self, fork: Node | None, ends: Sequence[Node]) -> bool:
+        """Whether nothing on the ways is a bend (the sides could be one layer), or one enlarges the map (a pyramid)."""
+        start, steps = self.step(fork), [self.step(end) for end in ends]
+        if not isinstance(start, Step) or not all(isinstance(step, Step) for step in steps):
+            return False
+        ways = [between(start, step) for step in steps]
+        return all(map(is_linear, itertools.chain(*ways))) or any(map(enlarges, itertools.chain(*ways)))
 
     def layers(self, way: list[Node]) -> int:
         """Layers with kernels or matrices along a way, attention left out."""
@@ -126,31 +172,112 @@ def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, merge
     fork = next((term for term in terms if flow.leads(term, terms)), None) or flow.common(terms)
     known = isinstance(fork, Node) and isinstance(fork.meta.get("val"), torch.Tensor)
     partial = _only_user_is_sum(node)
+    like = Merge(host, node, "add", "symmetric", fork, None, terms, partial)
     inner = next((term for term in terms if term in merges and merges[term].partial), None)
     if inner is not None and merges[inner].residual and merges[inner].fork is fork:
         others = tuple(term for term in terms if term is not inner)
+        if known and _is_fusion(scales, terms, fork, flow, merges):
+            return replace(like, inner=inner)
         return Merge(host, node, "add", merges[inner].kind, fork, inner, others, partial, inner)
-    if not known or _is_fusion(scales, terms, fork, flow, merges):
-        return Merge(host, node, "add", "symmetric", fork, None, terms, partial)
-    kind, identity = _kind(scales, terms, fork, flow)
-    branches = tuple(term for term in terms if term is not identity)
-    return Merge(host, node, "add", kind, fork, identity, branches, partial)
+    if known and _is_fusion(scales, terms, fork, flow, merges):
+        return like
+    kind, identity = _kind(scales, terms, fork, flow) if known else ("symmetric", None)
+    if kind == "projected" and scales.like(fork, [term for term in terms if term is not identity]):
+        return like
+    outside = False
+    if identity is None and scales.look is not None:
+        kind, identity, point = _across(scales, terms)
+        fork = None if identity is None else _inside(scales, identity, point, flow, terms)
+        outside = fork is None
+    if identity is None:
+        return like
+    return Merge(
+        host,
+        node,
+        "add",
+        kind,
+        fork,
+        identity,
+        tuple(term for term in terms if term is not identity),
+        partial,
+        outside=outside,
+    )
+
+
+def _inside(scales: _Scales, identity: Node, point: Step | None, flow: Flow, terms: tuple[Node, ...]) -> Node | None:
+    """The node of the host that gives the fork; None where it lies outside of this call."""
+    while scales.step(identity) is not point:
+        before = sources(identity)
+        if len(before) != 1:
+            return None
+        identity = before[0]
+    return identity if flow.leads(identity, terms) else None
+
+
+def _across(scales: _Scales, terms: tuple[Node, ...]) -> tuple[str, Node | None, Step | None]:
+    """Kind, identity operand and fork, where the fork does not lie on every way to the sides, or outside of this call.
+
+    The side that ends the identity branch goes back, through no layer or through one, to what the others are made from.
+    """
+    steps = [(term, step) for term in terms if isinstance(step := scales.step(term), Step)]
+    answers: dict[str, tuple[Node, Step]] = {}
+    for term, step in steps if len(steps) == len(terms) else ():
+        others = [other for _, other in steps if other is not step]
+        for point, bare, layers in _back(step):
+            if point.tensor is None or not all(leads(point, other) for other in others):
+                continue
+            flat = step.tensor is None or step.tensor.ndim != point.tensor.ndim
+            ways = [between(point, other) for other in others]
+            deep = not flat and max((sum(each.weights for each in way) for way in ways), default=0) > max(1, layers)
+            if not any(map(enlarges, itertools.chain(*ways))):
+                if bare and not all(all(map(_keeps, way)) for way in ways):
+                    answers.setdefault("identity", (term, point))
+                elif (
+                    deep
+                    and scales.lighter(between(point, step), ways)
+                    and not all(map(is_linear, itertools.chain(*ways)))
+                ):
+                    answers.setdefault("projected", (term, point))
+            break
+    kind = next((kind for kind in _RESIDUAL if kind in answers), "symmetric")
+    identity, fork = answers.get(kind, (None, None))
+    return kind, identity, fork
+
+
+def _back(step: Step) -> Iterator[tuple[Step, bool, int]]:
+    """What a value is made from by one way, nearest first: whether unchanged, and by how many layers, one at most."""
+    bare, layers = True, 0
+    yield step, bare, layers
+    while len(step.sources) == 1 and step.tensor is not None:  # a part of what was split is no identity of the whole
+        bare, layers = bare and _keeps(step), layers + step.weights
+        if layers > 1:
+            return
+        step = step.sources[0]
+        yield step, bare, layers
+
+
+def _keeps(step: Step) -> bool:
+    return passes(step.node, step.frame.module) or _by_a_weight(step.node)
 
 
 def _is_fusion(
     scales: _Scales, terms: tuple[Node, ...], fork: Node | None, flow: Flow, merges: dict[Node, Merge]
 ) -> bool:
-    """Whether three or more branches meet that are all single layers: a re-parameterisable sum (RepVGG)."""
+    """Whether three or more branches meet that are single layers or linear: they can be one layer (RepVGG)."""
     leaves: list[Node] = []
     pending = list(terms)
     while pending:
         term = _core(pending.pop(), scales.host)
-        if term in merges and merges[term].op == "add":
+        if term in merges and merges[term].op == "add" and len(term.users) == 1:
             pending.extend(added(term))
         else:
             leaves.append(term)
     ways = [flow.between(fork, leaf) for leaf in leaves]
-    return len(leaves) > 2 and all(not scales.bare(way) and scales.layers(way) <= 1 for way in ways)
+    if len(leaves) < 3:
+        return False
+    if all(not scales.bare(way) and scales.layers(way) <= 1 for way in ways):
+        return True
+    return sum(scales.layers(way) > 0 for way in ways) > 1 and scales.like(fork, leaves)
 
 
 def _core(node: Node, host: nn.Module) -> Node:
@@ -201,7 +328,7 @@ def passes(node: Node, host: nn.Module) -> bool:
     if node.op == "call_module":
         return is_dropping(host.get_submodule(str(node.target)))
     return node.op in ("call_function", "call_method") and (
-        getattr(node.target, "__name__", node.target) in ("getitem", "clone", "contiguous", "dropout", "to")
+        getattr(node.target, "__name__", node.target) in ("getitem", "clone", "contiguous", "dropout", "to", "alias")
     )
 
 

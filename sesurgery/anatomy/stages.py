@@ -21,11 +21,13 @@ class Unit:
 
     Attributes:
         value: what it gives.
+        region: where it lies.
         dilation: the largest of its convolutions.
         block: the block that it is.
     """
 
     value: torch.Tensor
+    region: str
     dilation: int = 1
     block: nn.Module | None = None
 
@@ -70,14 +72,14 @@ def resolution(value: torch.Tensor) -> int | None:
     return sizes[-1] * sizes[-2] if len(sizes) >= 2 else sizes[0]
 
 
-def stages_of(survey: Survey, units: Iterable[Unit]) -> tuple[dict[nn.Module, int], tuple[Stage, ...]]:
-    """The stages of units in the order of execution, and the number of each block."""
+def stages_of(survey: Survey, units: Iterable[Unit], region: str) -> tuple[dict[nn.Module, int], tuple[Stage, ...]]:
+    """The stages of a region's units in the order of execution, and the number of each block."""
     groups: list[_Members] = []
     for run in _runs(units):
         places, dilation = resolution(run[0].value), max(unit.dilation for unit in run)
         if places is None or (places == 1 and run[0].value.ndim < 4):
             continue
-        first = Unit(run[0].value, dilation)
+        first = Unit(run[0].value, run[0].region, dilation)
         group = next((group for group in reversed(groups) if group.takes(places, first)), None)
         if group is None:
             groups.append(_Members(places, width(first.value), dilation, run))
@@ -91,7 +93,7 @@ def stages_of(survey: Survey, units: Iterable[Unit]) -> tuple[dict[nn.Module, in
         numbered.update(dict.fromkeys(blocks, index))
         height, width_ = _height_width(group.units[0].value, group.places)
         reduction = round((survey.input_area / group.places) ** 0.5, 2) if survey.input_area else None
-        stages.append(Stage(index, reduction, height, width_, tuple(survey.paths[block] for block in blocks)))
+        stages.append(Stage(index, reduction, height, width_, tuple(survey.paths[block] for block in blocks), region))
     return numbered, tuple(stages)
 
 

@@ -46,7 +46,7 @@ def named_targets(anatomy: Anatomy, rule: Rule) -> Iterator[Target | Skip]:
         yield module_target(anatomy, module, anatomy.survey.paths[module])
     for gate in anatomy.written_gates():
         holder = anatomy.survey.paths[gate.host]
-        yield Target(place_in(anatomy, gate.host, gate.node), gate, holder, gate.node.meta["val"])
+        yield Target(place_in(anatomy, gate.host, gate.node), gate, holder, gate.node.meta["val"], node=gate.node)
 
 
 def module_target(anatomy: Anatomy, module: nn.Module, path: str, layer: Layer | None = None) -> Target:

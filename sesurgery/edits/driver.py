@@ -66,7 +66,8 @@ def _edits(anatomy: Anatomy, rule: Rule, number: int) -> tuple[list[Edit], list[
         if isinstance(target, Skip):
             skips.append(replace(target, at=str(rule.at)))
             continue
-        known = facts(anatomy, target.holder, target.value, target.layer, rule, (target.path, *target.names))
+        names = (target.path, *target.names)
+        known = facts(anatomy, target.holder, target.value, target.layer, rule, names, target.node)
         if mismatch := _left_out(rule, known):
             skips.append(Skip(target.path, mismatch, str(rule.at), meant=False))
             continue

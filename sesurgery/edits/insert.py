@@ -60,7 +60,7 @@ class InsertKind:
             holder = anatomy.survey.paths[site.host]
             paths = possible_paths(anatomy.survey, site, spot.ordinal, rule.node)
             paths = (value_place(anatomy, site), *paths)
-            yield Target(place_of(anatomy, site), spot, holder, site.value.meta["val"], site.layer, paths)
+            yield Target(place_of(anatomy, site), spot, holder, site.value.meta["val"], site.layer, paths, site.value)
 
     def edit(self, anatomy: Anatomy, rule: Rule, target: Target) -> Proposal:
         """A layer that fits the site, and the route by which it gets there."""

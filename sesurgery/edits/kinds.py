@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch.fx import Node
 
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.placement.named_layers import Layer
@@ -30,6 +31,7 @@ class Target:
         value: the activation there, if one is recorded.
         layer: the layer there, if it is about one.
         names: more paths by which ``where:`` knows it: of the layer that is to come, for one.
+        node: what gives the activation, in the forward of the holder.
     """
 
     path: str
@@ -38,6 +40,7 @@ class Target:
     value: torch.Tensor | None = None
     layer: Layer | None = None
     names: tuple[str, ...] = ()
+    node: Node | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import torch
 from torch import nn
 from torch.fx import Node
 
@@ -16,11 +15,12 @@ from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.dataflow import carries, sources, weight_layers
 from sesurgery.anatomy.layer_kinds import activates, drops, pools
 from sesurgery.anatomy.merges import Merge
+from sesurgery.anatomy.regions import BACKBONE
 from sesurgery.anatomy.stages import resolution
+from sesurgery.anatomy.whole import Step
 from sesurgery.placement.named_layers import Layer, attention_around, layers_of
 from sesurgery.placement.registry import PLACEMENTS, Found, known
 from sesurgery.placement.sites import (
-    TO_ONE_PLACE,
     Site,
     before,
     behind,
@@ -30,6 +30,7 @@ from sesurgery.placement.sites import (
     output_site,
     output_sites,
     place_in,
+    place_of,
     wrapping,
 )
 from sesurgery.plans import Skip
@@ -41,7 +42,11 @@ from sesurgery.words.text import listed
 
 def sites(anatomy: Anatomy, at: At) -> Iterator[Site | Skip]:
     """Every site that a phrase names, and the places that come near but will not do, with the reason."""
-    yield from PLACEMENTS.find(at.name, where="at")(anatomy, at)
+    for site in PLACEMENTS.find(at.name, where="at")(anatomy, at):
+        if isinstance(site, Site) and not site.value.users:
+            yield Skip(place_of(anatomy, site), "nobody reads it")
+        else:
+            yield site
 
 
 def merges(anatomy: Anatomy, op: str) -> Iterator[tuple[nn.Module, Merge]]:
@@ -102,7 +107,7 @@ def _residual(anatomy: Anatomy) -> Iterator[Merge | Skip]:
 def _runs_layers(anatomy: Anatomy, merge: Merge) -> bool:
     """Whether a branch calls a layer, or computes with a kernel or a matrix of the host's own."""
     child, flow = merge.host.get_submodule, anatomy.flows[merge.host]
-    return any(
+    return merge.outside or any(
         (node.op == "call_module" and not drops(node, child)) or weight_layers(node, child) > 0
         for end in merge.branches
         for node in flow.between(merge.fork, end)
@@ -157,6 +162,7 @@ def start_of_residual_branch(anatomy: Anatomy, at: At) -> Found:
             yield merge
             continue
         if merge.fork is None:
+            yield _start_in_caller(anatomy, merge)
             continue
         flow = anatomy.flows[merge.host]
         identity = set(flow.between(merge.fork, merge.identity)) if merge.identity is not None else set()
@@ -166,6 +172,22 @@ def start_of_residual_branch(anatomy: Anatomy, at: At) -> Found:
             yield Site(merge.host, merge.fork, users, "pre")
         else:
             yield Skip(place_in(anatomy, merge.host, merge.node), "the residual branch does not begin at the fork")
+
+
+def _start_in_caller(anatomy: Anatomy, merge: Merge) -> Site | Skip:
+    """Where a branch begins whose sides are two arguments of the host: in the forward that calls it."""
+    place = place_in(anatomy, merge.host, merge.node)
+    caller, traced, entry = anatomy.survey.callers.get(merge.host), anatomy.survey.trace(merge.host), merge.identity
+    if caller is None or traced is None or entry is None or entry.op != "placeholder":
+        return Skip(place, "its branch begins outside of this forward, and its identity is no argument of it")
+    host, _, call = caller
+    names = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    fork = (*call.args, *call.kwargs.values())[names.index(entry)]
+    flow = anatomy.flows.get(host)
+    if not isinstance(fork, Node) or flow is None:
+        return Skip(place, "its branch begins further outside than where it is called")
+    users = tuple(user for user in fork.users if user is not call and flow.leads(user, [call]))
+    return Site(host, fork, users, "pre") if users else Skip(place, "its branch does not begin where it is called")
 
 
 @known("on identity branch")
@@ -232,30 +254,33 @@ def end_of_stage(anatomy: Anatomy, at: At) -> Found:
     """What the last block of each stage returns, or the module that wraps the stage."""
     for stage in anatomy.stages:
         if stage.blocks:
-            yield output_site(anatomy, wrapping(anatomy, anatomy.survey.module(stage.blocks[-1]), stage.index))
+            yield output_site(anatomy, wrapping(anatomy, anatomy.survey.module(stage.blocks[-1]), stage.blocks))
     if not anatomy.blocks:
         yield from before_pooling(anatomy, at)
 
 
 @known("end of backbone")
 def end_of_backbone(anatomy: Anatomy, at: At) -> Found:
-    """The last feature map of the deepest stage."""
-    last = list(anatomy.blocks)[-1:]
-    if last:
-        yield output_site(anatomy, wrapping(anatomy, last[0], None))
-        return
-    maps = [
-        module
-        for module, frame in anatomy.survey.probe.frames.items()
-        if isinstance(frame.output, torch.Tensor)
-        and (resolution(frame.output) or 0) > 1
-        and channel_axis(frame.output) is not None
-        and not list(module.children())
-        and not isinstance(module, TO_ONE_PLACE)
-    ]
-    for module in maps[-1:]:
-        site = output_site(anatomy, module)
-        yield site if isinstance(site, Skip) else replace(site, value=_merged(anatomy, site.host, site.value))
+    """The last map of the backbone: where nothing is fused or enlarged yet, and maps are smallest."""
+    end = anatomy.regions.end
+    if isinstance(end, nn.Module):
+        inside = [anatomy.survey.paths[block] for block, name in anatomy.regions.blocks.items() if name == BACKBONE]
+        yield output_site(anatomy, wrapping(anatomy, end, inside))
+    elif end is not None:
+        yield _at_step(anatomy, end)
+
+
+def _at_step(anatomy: Anatomy, step: Step) -> Site | Skip:
+    """The site at a step of the model: behind the layer that it calls, or in the forward of its host."""
+    if step.layer is not None:
+        site = output_site(anatomy, step.layer)
+        return site if isinstance(site, Skip) else replace(site, value=_merged(anatomy, site.host, site.value))
+    host = step.frame.module
+    traced = anatomy.survey.trace(host)
+    node = next((node for node in traced.graph.nodes if node.name == step.node.name), None) if traced else None
+    if node is None:
+        return Skip(anatomy.survey.paths[host], "its forward could not be traced")
+    return Site(host, node, (), "end")
 
 
 def _merged(anatomy: Anatomy, host: nn.Module, value: Node) -> Node:

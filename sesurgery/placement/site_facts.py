@@ -29,6 +29,7 @@ def facts(
     layer: Layer | None = None,
     rule: Rule | None = None,
     names: Iterable[str] = (),
+    node: Node | None = None,
 ) -> SiteFacts:
     """What ``where:`` may ask about a site in the module at ``path``.
 
@@ -37,13 +38,13 @@ def facts(
         layer: the layer that the site is about.
         rule: if given, what takes long is looked for only where the rule asks for it.
         names: more paths by which the site may be named.
+        node: what gives the activation, in the forward of that module.
     """
     survey = anatomy.survey
     block = anatomy.block_of(path)
-    stage = anatomy.blocks[block] if block is not None else None
-    if stage is None and value is not None:
-        stage = anatomy.stage_of(value, path)
-    members = [other for other, number in anatomy.blocks.items() if number == stage]
+    region = _region(anatomy, path, block, layer, node)
+    stage = anatomy.stage_of(value, path, region)
+    members = anatomy.members(stage, region)
     axis = channel_axis(value)
     holder = block if block is not None else survey.module(path)
     own = layer.path if layer is not None else path
@@ -52,15 +53,15 @@ def facts(
     of_module = rule is not None and rule.at.layer == "module"
     if of_module:
         holder, classes = survey.module(own), ()
-    kernel, stride = (
-        _geometry(anatomy, block, layer) if rule is None or _asks(rule, "kernel", "stride") else (None,) * 2
-    )
+    asked = rule is None or _asks(rule, "kernel", "stride")
+    kernel, stride = _geometry(anatomy, block, layer) if asked else (None, None)
     return SiteFacts(
         paths=tuple(dict.fromkeys((survey.paths[holder], path, own, *names))),
         types=(type(holder).__name__, *classes),
         around=outside,
         stage=stage,
-        stages=len(anatomy.stages),
+        stages=len(anatomy.stages_in(region)),
+        region=region,
         block=members.index(block) if block is not None else None,
         blocks=len(members),
         plain=not anatomy.blocks,
@@ -75,6 +76,15 @@ def _classes(survey: Survey, paths: Iterable[str]) -> tuple[str, ...]:
     """The classes of the modules at these paths; an operation in the forward of its host has a path, too."""
     modules = (module for path in paths if (module := survey.by_path.get(path)) is not None)
     return tuple(dict.fromkeys(type(module).__name__ for module in modules))
+
+
+def _region(anatomy: Anatomy, path: str, block: nn.Module | None, layer: Layer | None, node: Node | None) -> str:
+    """The region of a site: its block's, that of its activation, that of its layer, or its module's."""
+    if block is not None:
+        return anatomy.regions.blocks[block]
+    if node is None and layer is not None and layer.module is not None:
+        return anatomy.region_of(layer.module)
+    return anatomy.region_of(anatomy.survey.module(path), node)
 
 
 def _asks(rule: Rule, *keys: str) -> bool:

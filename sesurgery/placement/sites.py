@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,6 @@ from sesurgery.anatomy.merges import Merge
 from sesurgery.anatomy.stages import resolution
 from sesurgery.placement.named_layers import Layer
 from sesurgery.plans import Skip
-from sesurgery.recording.compat import AdaptiveAvgPool, AdaptiveMaxPool
 from sesurgery.recording.recorder import has_own_forward, is_chain
 from sesurgery.tracing.trace import Trace, output_of
 from sesurgery.words.paths import below, join, outwards
@@ -40,9 +39,6 @@ class Site:
     users: tuple[Node, ...] = ()
     role: str = ""
     layer: Layer | None = None
-
-
-TO_ONE_PLACE = (AdaptiveAvgPool, AdaptiveMaxPool)
 
 
 def behind(anatomy: Anatomy, layer: Layer, bare: bool = False) -> Site | Skip:
@@ -206,8 +202,12 @@ def _innermost(anatomy: Anatomy, module: nn.Module) -> nn.Module:
     return module
 
 
-def wrapping(anatomy: Anatomy, block: nn.Module, stage: int | None) -> nn.Module:
-    """The outermost module around a block whose output still has the block's resolution, short of the model itself."""
+def wrapping(anatomy: Anatomy, block: nn.Module, alike: Collection[str]) -> nn.Module:
+    """The outermost module around a block whose output still has the block's resolution, short of the model itself.
+
+    Args:
+        alike: paths of the blocks that may lie in it.
+    """
     survey = anatomy.survey
     outermost = block
     frame = survey.frame(block)
@@ -220,8 +220,7 @@ def wrapping(anatomy: Anatomy, block: nn.Module, stage: int | None) -> nn.Module
         output = frame.output
         if not isinstance(output, torch.Tensor) or size is None or resolution(output) != size:
             break
-        stages = {number for other, number in anatomy.blocks.items() if below(survey.paths[other], path)}
-        if stage is not None and stages != {stage}:
+        if any(below(survey.paths[other], path) and survey.paths[other] not in alike for other in anatomy.blocks):
             break
         outermost = outer
     return outermost

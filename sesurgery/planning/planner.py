@@ -18,6 +18,7 @@ from sesurgery.plans import Cost, Diff, Edit, Plan, Skip
 from sesurgery.recipe.recipe import to_data
 from sesurgery.recipe.rules import Recipe
 from sesurgery.recipe.selectors import parse_stages
+from sesurgery.recipe.where import Where
 from sesurgery.recording.nested import sample_shapes
 from sesurgery.tracing.trace import LOCK
 
@@ -51,7 +52,7 @@ def draft(rehearsal: Rehearsal, recipe: Recipe, name: str, report: Progress) -> 
     for number, rule in enumerate(recipe.rules):
         report(f"planning rule {number + 1}", number + 1, total)
         anatomy = rehearsal.look()
-        error = _absent_stages(rule.where.stages, anatomy)
+        error = _absent_stages(rule.where, anatomy)
         if error is not None:
             absent.append(error)
             skips.append(Skip("", error.what, str(rule.at)))
@@ -98,17 +99,19 @@ def with_structural_costs(edits: tuple[Edit, ...], before: Cost, after: Cost) ->
     return (replace(edits[0], params=after.params - before.params, macs=after.macs - before.macs),)
 
 
-def _absent_stages(stages: str, anatomy: Anatomy) -> InputError | None:
+def _absent_stages(where: Where, anatomy: Anatomy) -> InputError | None:
     """The error for a rule about stages that the model does not have. Another rule of the recipe may still hold."""
-    if stages == "all":
+    if where.stages == "all":
         return None
-    if not anatomy.stages:
+    regions = where.region or (None,)
+    counts = [len(anatomy.stages_in(region)) for region in regions]
+    if not any(counts):
         return InputError(
-            f"stages {stages} of a model in which no stage could be found",
+            f"stages {where.stages} of a {regions[0] or 'model'} in which no stage could be found",
             remedy='leave --stages out, or narrow by path: where: {path: "..."}',
         )
     try:
-        parse_stages(stages, len(anatomy.stages))
+        parse_stages(where.stages, max(counts))
     except InputError as error:
         return error
     return None

@@ -41,7 +41,8 @@ class SiteFacts:
         types: class names that ``type`` may name: of the block, the host, and every module around; where the rule is
             about modules, of the module alone.
         around: class names of the modules around the site, the model itself left out.
-        stage, stages: number of the stage, from 1 (None: outside all), and how many there are.
+        stage, stages: number of the stage in its region, from 1 (None: outside all), and how many there are.
+        region: ``backbone``, ``neck`` or ``head``.
         block, blocks: index of the block within its stage, from 0, and how many blocks that stage has.
         plain: whether the whole model has no block.
         channels: channels at the site.
@@ -54,6 +55,7 @@ class SiteFacts:
     around: tuple[str, ...] = ()
     stage: int | None = None
     stages: int = 0
+    region: str = "backbone"
     block: int | None = None
     blocks: int = 0
     plain: bool = False

@@ -39,6 +39,7 @@ HAS_WORDS = (
     "norm",
     "parallel branches",
 )
+REGIONS = ("backbone", "neck", "head")
 
 
 def says(error: InputError) -> str:
@@ -65,14 +66,24 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
-def _has(value: Any) -> tuple[str, ...]:
-    words = tuple(" ".join(word.lower().split()) for word in _words(value))
-    for word in words:
-        if word not in HAS_WORDS:
-            near = nearest(word, HAS_WORDS, count=1)
-            hint = f"did you mean {either(near)}?" if near else f"expected {either(HAS_WORDS)}"
-            raise ValueError(f'"{word:.60}" is not known; {hint}')
-    return words
+def _one_of(known: tuple[str, ...]) -> Callable[[Any], tuple[str, ...]]:
+    """A check for one word, or a list of words, that are known."""
+
+    def checked(value: Any) -> tuple[str, ...]:
+        words = tuple(" ".join(word.lower().split()) for word in _words(value))
+        for word in words:
+            if word not in known:
+                near = nearest(word, known, count=1)
+                hint = f"did you mean {either(near)}?" if near else f"expected {either(known)}"
+                raise ValueError(f'"{word:.60}" is not known; {hint}')
+        return words
+
+    return checked
+
+
+def _known_words(known: tuple[str, ...]) -> WithJsonSchema:
+    word: dict[str, Any] = {"enum": list(known)}
+    return WithJsonSchema({"anyOf": [word, {"type": "array", "items": word, "minItems": 1}]})
 
 
 def _compare(value: Any) -> Compare:
@@ -82,14 +93,13 @@ def _compare(value: Any) -> Compare:
 _TEXT_OR_NUMBER: list[dict[str, Any]] = [{"type": "string"}, {"type": "integer"}]
 _ONE_OR_LIST = WithJsonSchema({"anyOf": [*_TEXT_OR_NUMBER, {"type": "array", "items": {"anyOf": _TEXT_OR_NUMBER}}]})
 _NAMES = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]})
-_HAS_WORD: dict[str, Any] = {"enum": list(HAS_WORDS)}
-_HAS_SCHEMA = WithJsonSchema({"anyOf": [_HAS_WORD, {"type": "array", "items": _HAS_WORD, "minItems": 1}]})
 _SHORT = PlainSerializer(lambda words: words[0] if words and len(words) == 1 else words and list(words))
 
 Stages = Annotated[str, BeforeValidator(as_value_error(check_stages_syntax)), _ONE_OR_LIST]
 Blocks = Annotated[str, BeforeValidator(as_value_error(parse_blocks)), _ONE_OR_LIST]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words), _SHORT, _NAMES]
-Has = Annotated[tuple[str, ...], BeforeValidator(_has), _SHORT, _HAS_SCHEMA]
+Has = Annotated[tuple[str, ...], BeforeValidator(_one_of(HAS_WORDS)), _SHORT, _known_words(HAS_WORDS)]
+Region = Annotated[tuple[str, ...], BeforeValidator(_one_of(REGIONS)), _SHORT, _known_words(REGIONS)]
 Number = Annotated[
     Compare,
     PlainValidator(as_value_error(_compare)),
@@ -103,8 +113,15 @@ class Condition(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    region: Region | None = Field(
+        default=None,
+        description="backbone (input to the deepest map of the encoder), neck (fuses or enlarges maps of several "
+        "resolutions) or head (makes the outputs); any of a list.",
+    )
     stages: Stages | None = Field(
-        default=None, description='Stages, from 1: 4, "1,3", 2-4, -1, last, last2, first, all.'
+        default=None,
+        description='Stages, from 1: 4, "1,3", 2-4, -1, last, last2, first, all; of the region that is named, '
+        "else of the backbone.",
     )
     blocks: Blocks | None = Field(
         default=None,
@@ -138,12 +155,23 @@ class Condition(BaseModel):
         Raises:
             InputError: ``stages`` names a stage that the model does not have.
         """
-        tests = (self._stage, self._block, self._type, self._inside, self._path, self._numbers, self._has)
+        tests = (self._region, self._stage, self._block, self._type, self._inside, self._path, self._numbers, self._has)
         return next((reason for test in tests if (reason := test(facts))), None)
+
+    def _region(self, facts: SiteFacts) -> str | None:
+        if self.region is None or facts.region in self.region:
+            return None
+        return f"in the {facts.region}, not in the {' or '.join(self.region)}"
 
     def _stage(self, facts: SiteFacts) -> str | None:
         # "all" also means sites outside every stage, such as a backbone's end.
-        if self.stages in (None, "all") or facts.stage in parse_stages(self.stages, facts.stages):
+        if self.stages in (None, "all"):
+            return None
+        if self.region is None and facts.region != REGIONS[0]:
+            return f"in the {facts.region}; its stages are counted where region: {facts.region} is named"
+        if len(self.region or ()) > 1 and not facts.stages:
+            return f"the {facts.region} has no stages"
+        if facts.stage in parse_stages(self.stages, facts.stages):
             return None
         place = "outside all stages" if facts.stage is None else f"in stage {facts.stage}"
         return f"{place}, not in {self.stages}"

@@ -243,6 +243,7 @@ class Recorder:
             caller = self.graphs[-1] if self.graphs else None
             inputs = flat_tensors((args, kwargs))
             versions = [version_of(tensor) for tensor in inputs]
+            given = _as_given(args, kwargs)
             samples = any(map(is_wrapped, inputs))
             known = self._answer(frame, samples)
             self._push(frame, forward if known is None else None, args, kwargs, samples)
@@ -267,7 +268,7 @@ class Recorder:
                     self.known[graph.key] = graph.graph
             frame.output = light(output)
             if caller is not None:
-                self._note(caller, frame, (args, kwargs), output, changed)
+                self._note(caller, frame, given, output, changed)
         if self.frames:
             self.frames[-1].children.append(frame)
         else:
@@ -390,6 +391,13 @@ def _again(output: Any) -> Any:
     """What a call gave before, as objects of their own; no operation of the model's."""
     with Unnoted(), undispatched():
         return map_tensors(another_name, output)
+
+
+def _as_given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The arguments in lists and dicts of their own: a forward may put other tensors into those that it is given."""
+    if any(isinstance(value, (list, dict)) for value in (*args, *kwargs.values())):
+        return map_tensors(lambda tensor: tensor, (args, kwargs))
+    return args, kwargs
 
 
 def _renamed(output: Any, inputs: list[torch.Tensor]) -> Any:

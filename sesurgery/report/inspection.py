@@ -45,13 +45,14 @@ def render_inspection(console: Console, inspection: Inspection) -> None:
 
 
 def stages_table(console: Console, stages: Sequence[Stage]) -> Table:
-    """Stage, resolution and blocks, one row per stage."""
-    table = new_table(console, "stage", "reduction", "height x width", "blocks", "paths", right=(0, 1, 2, 3))
+    """Region, stage, resolution and blocks, one row per stage."""
+    head = ("region", "stage", "reduction", "height x width", "blocks", "paths")
+    table = new_table(console, *head, right=(1, 2, 3, 4))
     for stage in stages:
         reduction = "-" if stage.reduction is None else f"{stage.reduction:g}"
         size = "-" if stage.height is None or stage.width is None else f"{stage.height} x {stage.width}"
         paths = _first_to_last(console, stage.blocks)
-        table.add_row(str(stage.index), reduction, size, str(len(stage.blocks)), paths)
+        table.add_row(stage.region, str(stage.index), reduction, size, str(len(stage.blocks)), paths)
     return table
 
 
@@ -81,15 +82,15 @@ def _share(part: int, whole: int) -> str:
 
 def merges_table(console: Console, merges: Sequence[MergeInfo]) -> Table:
     """Merges, alike ones of one stage in one row."""
-    table = new_table(console, "stage", "op", "kind", "channels", "count", "paths", right=(0, 3, 4))
-    alike: dict[tuple[int | None, str, str], list[MergeInfo]] = {}
+    table = new_table(console, "region", "stage", "op", "kind", "channels", "count", "paths", right=(1, 4, 5))
+    alike: dict[tuple[str, int | None, str, str], list[MergeInfo]] = {}
     for merge in merges:
-        alike.setdefault((merge.stage, merge.op, merge.kind), []).append(merge)
-    for (stage, op, kind), group in alike.items():
+        alike.setdefault((merge.region, merge.stage, merge.op, merge.kind), []).append(merge)
+    for (region, stage, op, kind), group in alike.items():
         paths = list(dict.fromkeys(merge.path or "(model)" for merge in group))
         where = "-" if stage is None else str(stage)
         channels = _range(merge.channels for merge in group)
-        table.add_row(where, op, kind, channels, str(len(group)), _first_to_last(console, paths))
+        table.add_row(region, where, op, kind, channels, str(len(group)), _first_to_last(console, paths))
     return table
 
 

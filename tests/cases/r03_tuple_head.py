@@ -1,4 +1,4 @@
-"""A detector head that returns a tuple is a skip with a reason, never an AttributeError."""
+"""A head that returns a tuple is a skip with a reason, never an AttributeError; the backbone ends before it."""
 
 import torch
 from case import verdict
@@ -44,7 +44,7 @@ class Detector(nn.Module):
 
 
 net, problems = Detector().eval(), []
-for at in ("end of backbone", "end of block", "end of stage"):
+for at in ("end of block", "end of stage"):
     recipe = {"name": "r", "rules": [{"insert": {"module": "se"}, "at": at}]}
     try:
         plan = sesurgery.plan(net, recipe, input_size=(3, 64, 64))
@@ -53,4 +53,7 @@ for at in ("end of backbone", "end of block", "end of stage"):
         said = [str(error)] if "model.4" in str(error) else []
     if not any("more than one activation" in reason for reason in said):
         problems.append(f"{at}: {said}")
+plan = sesurgery.plan(net, "backbone-end", input_size=(3, 64, 64))
+if [edit.host for edit in plan.edits] != ["model.3"]:
+    problems.append(f"end of backbone: {[edit.path for edit in plan.edits]}")
 verdict("; ".join(problems))

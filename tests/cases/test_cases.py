@@ -15,13 +15,7 @@ SUPPORT = HERE.parent / "support"
 FILES = sorted(file.stem for file in HERE.glob("*.py") if not file.stem.startswith("test_"))
 
 # What the phrases of the recipes and the anatomy cannot do yet.
-NOT_YET = {
-    "a21_concat_and_end_in_a_detection_head": "concats along another axis than the channels are taken",
-    "b07_conditional_residual_blocks": "a sum with a second input is like branches",
-    "b08_branch_returns_its_preactivation": "a fork in a tuple is not followed",
-    "b14_backbone_end_of_a_yolo": "the end of the backbone is the last block that ran",
-    "r07_end_of_the_backbone": "the end of the backbone is the last block that ran",
-}
+NOT_YET = {}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,106 @@
+"""Backbone, neck and head of detectors, pyramids, U-Nets and DETRs; the end of the backbone; stages of a region."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from pyramids import DeepLab, Detr, FlatUNet, RetinaNet, UNet, WithDecoder, yolov5, yolov8, yolov11, yolov12
+from torch import nn
+
+import sesurgery
+from sesurgery.anatomy.anatomy import Anatomy, dissect
+from sesurgery.tracing.survey import survey
+
+SIZE = (3, 64, 64)
+
+
+def anatomy(model: nn.Module) -> Anatomy:
+    return dissect(survey(model.eval(), (torch.empty(2, *SIZE, device="meta"),)))
+
+
+def regions(model: nn.Module, *paths: str) -> dict[str, str]:
+    seen = anatomy(model)
+    return {path: seen.region_of(seen.survey.module(path)) for path in paths}
+
+
+def planned(model: nn.Module, at: str = "after conv", **where: object) -> list[str]:
+    """The convolutions that get a layer, by their paths."""
+    rule = {"insert": {"module": "se"}, "at": at, "where": where}
+    plan = sesurgery.plan(model.eval(), {"name": "r", "rules": [rule]}, input_size=SIZE)
+    return [edit.path for edit in plan.edits]
+
+
+@pytest.mark.parametrize(
+    ("network", "end"),
+    [
+        (yolov5, "model.9"),
+        (yolov8, "model.9"),
+        (yolov11, "model.10"),
+        (yolov12, "model.8"),
+        (RetinaNet, "body.layer4"),
+        (UNet, "down2"),
+        (FlatUNet, "mid"),
+        (Detr, "body.layer4"),
+        (WithDecoder, "body.layer4"),
+        (DeepLab, "body.layer4"),
+    ],
+)
+def test_end_of_backbone(network: Callable[[], nn.Module], end: str) -> None:
+    plan = sesurgery.plan(network().eval(), "backbone-end", input_size=SIZE)
+    assert [edit.path == end or edit.path.startswith(f"{end}.") for edit in plan.edits] == [True]
+
+
+@pytest.mark.parametrize(("network", "backbone"), [(yolov5, 9), (yolov8, 9), (yolov11, 10), (yolov12, 8)])
+def test_regions_of_a_yolo(network: Callable[[], nn.Module], backbone: int) -> None:
+    model = network()
+    last = len(model.model) - 1
+    expected = {f"model.{i}": "backbone" if i <= backbone else "neck" if i < last else "head" for i in range(last + 1)}
+    assert regions(model, *expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("network", "backbone", "neck", "head"),
+    [
+        (RetinaNet, ["body.stem", "body.layer1", "body.layer4"], ["fpn.inner.0", "fpn.outer.0", "fpn.p7"],
+         ["classes.tower", "boxes.out"]),
+        (UNet, ["inc", "down1", "down2"], ["up1", "up2.conv"], ["outc"]),
+        (FlatUNet, ["enc1", "enc2", "mid"], ["dec2", "dec1"], ["out"]),
+        (Detr, ["body.layer4"], [], ["project", "names", "boxes"]),
+        (WithDecoder, ["body.layer4"], ["up1", "up2"], ["last"]),
+        (DeepLab, ["body.layer4"], [], ["classifier", "out"]),
+    ],
+)  # fmt: skip
+def test_regions(network: Callable[[], nn.Module], backbone: list[str], neck: list[str], head: list[str]) -> None:
+    expected = dict.fromkeys(backbone, "backbone") | dict.fromkeys(neck, "neck") | dict.fromkeys(head, "head")
+    assert regions(network(), *expected) == expected
+
+
+def test_stages_are_counted_in_each_region() -> None:
+    seen = sesurgery.inspect(RetinaNet().eval(), input_size=SIZE)
+    counted = [(stage.region, stage.index, stage.height) for stage in seen.stages]
+    assert counted == [
+        *(("backbone", index, side) for index, side in ((1, 16), (2, 8), (3, 4), (4, 2))),
+        *(("head", index, side) for index, side in ((1, 8),)),
+    ]
+    assert planned(RetinaNet(), "before residual add", stages="last") == ["body.layer4.1.se", "body.layer4.2.se"]
+    inside = planned(RetinaNet(), "before residual add", stages="last", region="head")
+    assert inside == ["classes.tower.1.se", "boxes.tower.1.se"]
+    with pytest.raises(sesurgery.InputError, match="stages 1-4"):
+        planned(RetinaNet(), "before residual add", stages="5")
+
+
+def test_where_region_narrows() -> None:
+    everything = planned(yolov8())
+    parts = {region: planned(yolov8(), region=region, type="*") for region in ("backbone", "neck", "head")}
+    assert {path.split(".")[1] for path in parts["head"]} == {"22"}
+    assert {int(path.split(".")[1]) for path in parts["backbone"]} == set(range(10))
+    both = planned(yolov8(), region=["neck", "head"], type="*")
+    assert sorted(both) == sorted(parts["neck"] + parts["head"])
+    assert set(everything) <= {path for group in parts.values() for path in group}
+
+
+def test_an_unknown_region_is_named() -> None:
+    with pytest.raises(sesurgery.InputError, match='did you mean "neck"'):
+        planned(yolov8(), region="nekc")

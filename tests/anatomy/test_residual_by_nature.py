@@ -1,0 +1,236 @@
+"""A sum is residual by nature: one side comes from p unchanged or by a projection, and p leads to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from checks import check_same
+from networks import conv, lively
+from torch import Tensor, nn
+
+import sesurgery
+
+IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def add(one: Tensor, two: Tensor) -> Tensor:
+    return one + two
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.gamma = conv(), conv(), nn.Parameter(torch.ones(8, 1, 1))
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.a(x)))
+
+
+class Helper(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return add(x, self.branch(x))
+
+
+class Alpha(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.branch(x), alpha=0.5)
+
+
+class Named(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(input=x, other=self.branch(x))
+
+
+class Lerp(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.lerp(x, self.branch(x), 0.25)
+
+
+class LerpMethod(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.lerp(self.branch(x), 0.25)
+
+
+class AddCMul(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(x, self.gamma, self.branch(x))
+
+
+class Ending(nn.Module):
+    """BERT's way: the sum stands in a child, which is given both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.norm = conv(kernel=1), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor, before: Tensor) -> Tensor:
+        return self.norm(self.dense(x) + before)
+
+
+class TwoArguments(Pair):
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = Ending()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.branch(x), x)
+
+
+class Reduce(nn.Module):
+    def forward(self, sides: list[Tensor]) -> Tensor:
+        return sides[0] + sides[1]
+
+
+class Map(Pair):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.branch(x), x]
+
+
+class ListOfTwo(nn.Module):
+    """The ResNeXt of old converters: one child makes both sides, the next adds them up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.sum = Map(), Reduce()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sum(self.both(x))
+
+
+class Conditioned(Pair):
+    """With a second input, as in diffusion models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = nn.Linear(4, 8)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return x + self.b(F.silu(self.a(x) + self.time(t)[:, :, None, None]))
+
+
+class Labelled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = conv(), Conditioned()
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.block(self.stem(x), t)
+
+
+def net(block: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), block(), block())
+
+
+RESIDUAL = [Helper, Alpha, Named, Lerp, LerpMethod, AddCMul, TwoArguments, ListOfTwo]
+
+
+def kinds(model: nn.Module, *example: Tensor) -> list[str]:
+    given = example or (IMAGE,)
+    return [merge.kind for merge in sesurgery.inspect(model, example_input=given).merges if merge.op == "add"]
+
+
+@pytest.mark.parametrize("block", RESIDUAL)
+@pytest.mark.parametrize("recipe", ["standard", "post", "identity"])
+def test_it_is_residual_and_is_operated(block: type[nn.Module], recipe: str) -> None:
+    model = lively(net(block))
+    assert kinds(model) == ["identity", "identity"]
+    surgery = sesurgery.apply(model, recipe, example_input=IMAGE, init="identity")
+    assert len(surgery.plan.edits) == 2
+    check_same(model, surgery.model, IMAGE)
+
+
+@pytest.mark.parametrize("block", [*RESIDUAL[:-2]])
+def test_pre_stands_where_the_branch_begins(block: type[nn.Module]) -> None:
+    model = lively(net(block))
+    surgery = sesurgery.apply(model, "pre", example_input=IMAGE, init="identity")
+    assert [edit.host for edit in surgery.plan.edits] == ["1", "2"]
+    check_same(model, surgery.model, IMAGE)
+
+
+def test_pre_of_a_sum_in_a_child_lies_in_the_caller() -> None:
+    model = lively(net(TwoArguments))
+    surgery = sesurgery.apply(model, "pre", example_input=IMAGE, init="identity")
+    assert [edit.host for edit in surgery.plan.edits] == ["1", "2"]
+    assert "self.b(F.relu(self.a(self.se(x))))" in surgery.plan.diffs[0].after
+    check_same(model, surgery.model, IMAGE)
+
+
+def test_a_second_input_takes_nothing_away() -> None:
+    model, time = Labelled(), torch.randn(2, 4)
+    model.stem = nn.Conv2d(3, 8, 3, padding=1)
+    assert sorted(kinds(model, IMAGE, time)) == ["identity"]
+
+
+class RepVgg(nn.Module):
+    """Before fusing: a 3x3, a 1x1 and nothing but a norm, all linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.point = (nn.Sequential(conv(kernel=k), nn.BatchNorm2d(8)) for k in (3, 1))
+        self.skip = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.dense(x) + self.point(x) + self.skip(x))
+
+
+class RepWithInput(RepVgg):
+    """The same with the input itself in the sum, and a norm behind it (RepViT)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.skip(self.dense(x) + self.point(x) + x))
+
+
+class MobileOne(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches, self.skip = nn.ModuleList(conv() for _ in "abc"), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.skip(x)
+        for branch in self.branches:
+            out = out + branch(x)
+        return F.relu(out)
+
+
+class LoRA(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.down, self.up = conv(), conv(), conv(kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + 0.5 * self.up(self.down(F.dropout(x, 0.1, self.training)))
+
+
+class Pyramid(nn.Module):
+    """A lateral convolution and a larger copy of the deeper map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.deep = nn.Conv2d(8, 8, 3, 2, 1), conv()
+        self.side, self.inner = conv(kernel=1), conv(kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self.deep(F.relu(self.down(x)))
+        return self.side(x) + F.interpolate(self.inner(low), scale_factor=2)
+
+
+@pytest.mark.parametrize("block", [RepVgg, RepWithInput, MobileOne, LoRA, Pyramid])
+def test_sums_of_like_branches_are_not_residual(block: type[nn.Module]) -> None:
+    assert set(kinds(net(block))) == {"symmetric"}
+
+
+class Unread(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        _ = x + y
+        return x + self.a(y)
+
+
+def test_a_value_that_nobody_reads_is_no_site() -> None:
+    assert kinds(net(Unread)) == ["identity", "identity"]
+    plan = sesurgery.plan(net(Unread), "standard", example_input=IMAGE)
+    assert [edit.host for edit in plan.edits] == ["1", "2"]
