@@ -117,5 +117,5 @@ def function_name(node: Node) -> str:
     if node.op == "call_method":
         return str(node.target).rstrip("_")
     if node.op == "call_function":
-        return str(getattr(node.target, "__name__", "")).rstrip("_")
+        return str(getattr(node.target, "__name__", "")).partition(".")[0].rstrip("_")  # "alias.default" is alias
     return ""

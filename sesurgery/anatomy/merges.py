@@ -23,7 +23,7 @@ from sesurgery.anatomy.dataflow import (
     sources,
     weight_layers,
 )
-from sesurgery.anatomy.layer_kinds import is_dropping
+from sesurgery.anatomy.layer_kinds import function_name, is_dropping
 from sesurgery.anatomy.whole import Step, Whole, between, enlarges, is_linear, leads
 from sesurgery.recording.recorder import Frame
 from sesurgery.tracing.trace import Trace
@@ -327,9 +327,7 @@ def passes(node: Node, host: nn.Module) -> bool:
         return True
     if node.op == "call_module":
         return is_dropping(host.get_submodule(str(node.target)))
-    return node.op in ("call_function", "call_method") and (
-        getattr(node.target, "__name__", node.target) in ("getitem", "clone", "contiguous", "dropout", "to", "alias")
-    )
+    return function_name(node) in ("getitem", "clone", "contiguous", "dropout", "to", "alias")
 
 
 def _gate(
