@@ -225,7 +225,8 @@ class Parallel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.attn, self.mlp = nn.BatchNorm2d(8), conv(), conv()
+        self.norm = nn.BatchNorm2d(8)
+        self.attn, self.mlp = nn.Sequential(conv(), nn.GELU()), nn.Sequential(conv(), nn.GELU())
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
