@@ -84,7 +84,11 @@ def test_several_operations_and_a_second_save_of_what_was_loaded(tmp_path: Path)
 def test_arguments_of_the_builder_are_kept(tmp_path: Path) -> None:
     surgery = sesurgery.apply(TINY, "standard", model_args={"num_classes": 7})
     sesurgery.save(surgery, tmp_path / "a")
-    assert record_of(tmp_path / "a")["base"] == {"reference": TINY, "args": {"num_classes": 7}}
+    assert record_of(tmp_path / "a")["base"] == {
+        "reference": TINY,
+        "args": {"num_classes": 7},
+        "pretrained": False,
+    }
     assert output(sesurgery.load(tmp_path / "a")).shape == (1, 7)
 
 
