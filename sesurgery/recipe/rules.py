@@ -278,7 +278,8 @@ class Rule(_Model):
     @property
     def only_blocks(self) -> bool:
         """Whether a place of layers is meant in blocks alone: so it is unless ``where`` says by name what is meant."""
-        names = (self.where.blocks, self.where.type, self.where.inside, self.where.path)
+        where = self.where
+        names = (where.blocks, where.type, where.inside, where.path, where.region)
         return self.at.role == "place" and self.at.layer.endswith(("conv", "linear")) and not any(names)
 
     @property

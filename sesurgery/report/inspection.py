@@ -63,7 +63,8 @@ def costs_table(console: Console, inspection: Inspection) -> Table:
     )
     whole, stages = inspection.cost, inspection.stage_costs
     assert whole is not None
-    names = [str(stage.index) for stage in inspection.stages]
+    several = len({stage.region for stage in inspection.stages}) > 1
+    names = [f"{stage.region} {stage.index}" if several else str(stage.index) for stage in inspection.stages]
     rest = {key: getattr(whole, key) - sum(getattr(cost, key) for cost in stages) for key in _COSTS}
     rows = [{key: getattr(cost, key) for key in _COSTS} for cost in (*stages, whole)]
     for name, row in zip((*names, "elsewhere", "all"), (*rows[:-1], rest, rows[-1]), strict=True):

@@ -62,6 +62,8 @@ ASKED = {
     "groupnorm-for-every-batchnorm": ("resnet18", 20, "bn1", "layer4.1.bn2"),
     "before-each-input-of-the-head": ("yolo", 2, "model.15.se", "model.15.se_pre"),
     "after-sppf": ("yolo", 1, "model.7.eca", "model.7.eca"),
+    "backbone-only": ("yolo", 3, "model.2.se", "model.6.se"),
+    "neck-only": ("yolo", 2, "model.11.cbam", "model.14.cbam"),
     "plugins-after-conv1": ("resnet50", 13, "layer2.0.gca", "layer4.2.gca"),
     "plugins-after-conv2": ("resnet50", 13, "layer2.0.gca", "layer4.2.gca"),
     "plugins-after-conv3": ("resnet50", 13, "layer2.0.gca", "layer4.2.gca"),
