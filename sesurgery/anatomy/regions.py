@@ -73,7 +73,7 @@ def regions_of(survey: Survey, whole: Whole, blocks: Sequence[nn.Module], residu
     """
     cells = _cells(survey, whole, set(blocks))
     units = [cell for cell in cells if cell.block is not None and (places(cell.value) or not _is_vector(cell))]
-    units = units or [cell for cell in cells if _gives_map(cell)]
+    units = units or _layers_that_give_maps(cells)
     if not units:
         return Regions(None, dict.fromkeys(blocks, BACKBONE), dict.fromkeys(whole.steps, HEAD), whole)
     larger = {cell for cell in cells if _enlarges(cell, set(residual))}
@@ -133,10 +133,21 @@ def _is_vector(cell: _Cell) -> bool:
     return cell.value is not None and (resolution(cell.value) or 1) == 1
 
 
-def _gives_map(cell: _Cell) -> bool:
-    """Whether a cell is a layer that gives a map; what pools it to a fixed size is the head's."""
-    layer = cell.steps[0].layer
-    return layer is not None and places(cell.value) > 1 and not isinstance(layer, (AdaptiveAvgPool, AdaptiveMaxPool))
+def _layers_that_give_maps(cells: Sequence[_Cell]) -> list[_Cell]:
+    """The layers that give a map; what pools it to a fixed size is the head's.
+
+    A map of one place is a small image's where a kernel made it from several places, or where it goes on as one; what
+    is made from a pooled map (as within SE) is a vector.
+    """
+    maps: set[_Cell] = set()
+    for cell in cells:
+        size = places(cell.value)
+        goes_on = any(source in maps and places(source.value) == 1 for source in cell.sources)
+        made = cell.weighs and any(places(value) > 1 for value in cell.maps)
+        pools = isinstance(cell.steps[0].layer, (AdaptiveAvgPool, AdaptiveMaxPool))
+        if not pools and (size > 1 or (size == 1 and (goes_on or made))):
+            maps.add(cell)
+    return [cell for cell in cells if cell in maps and cell.steps[0].layer is not None]
 
 
 def _enlarges(cell: _Cell, residual: set[nn.Module]) -> bool:

@@ -11,6 +11,7 @@ import ast
 import functools
 import inspect
 import linecache
+import os
 import sys
 import tokenize
 import types
@@ -290,7 +291,9 @@ def text_of(method: EditedMethod) -> Method:
 
 
 def shown_file(filename: str) -> str:
-    """A file's name as people know it: below the folder that Python imports it from."""
+    """A file's name as people know it: below the folder that Python imports it from; empty where it is a notebook's."""
+    if not os.path.isfile(filename):
+        return ""
     folders = sorted((folder for folder in sys.path if folder), key=len, reverse=True)
     folder = next((folder for folder in folders if filename.startswith(folder.rstrip("/") + "/")), "")
     return filename[len(folder.rstrip("/")) + 1 :] if folder else filename

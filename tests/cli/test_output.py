@@ -66,9 +66,17 @@ def test_json_of_an_operation(engine: Engine, command: str) -> None:
 def test_json_of_an_inspection(engine: Engine) -> None:
     data = json.loads(run("inspect", "resnet18", "--json").stdout)
     assert data["stages"] == [
-        {"index": 1, "reduction": 4.0, "height": 56, "width": 56, "blocks": ["layer1.0", "layer1.1"]}
+        {
+            "index": 1,
+            "reduction": 4.0,
+            "height": 56,
+            "width": 56,
+            "blocks": ["layer1.0", "layer1.1"],
+            "region": "backbone",
+        }
     ]
-    assert data["merges"] == [{"path": "layer1.0", "op": "add", "kind": "identity", "stage": 1, "channels": 64}]
+    merge = {"path": "layer1.0", "op": "add", "kind": "identity", "stage": 1, "channels": 64, "region": "backbone"}
+    assert data["merges"] == [merge]
     assert data["untraced"] == [{"path": "head", "class": "Head", "reason": "branches on data"}]
 
 
