@@ -61,7 +61,7 @@ def training_function(reference: str | Run) -> Run:
         raise InputError("no training function", where=reference, remedy=f"write it as {EXAMPLE}")
     run = getattr(import_file(file, EXAMPLE), name, None)
     if not callable(run):
-        raise InputError(f'"{name}" is no function of it', where=file, remedy="define: def run(model, trial): ...")
+        raise InputError(f'"{name}" is no function of it', where=file, remedy=f"define: def {name}(model, trial): ...")
     return run
 
 
