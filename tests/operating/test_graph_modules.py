@@ -70,3 +70,21 @@ def test_a_feature_extractor_is_operated_in_its_mode(training: bool) -> None:
     for mode in (training, not training):
         ours, theirs = operated.train(mode)(image), original.train(mode)(image)
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("recipe", ["standard", "post", "identity", "pre"])
+def test_an_exported_program_is_operated(recipe: str) -> None:
+    """What ``torch.export`` gives is a graph of aten calls."""
+    original = lively(nn.Sequential(nn.Conv2d(3, 8, 1), Residual(8), Residual(8))).eval()
+    exported: Any = torch.export.export(original, (IMAGE,)).module()
+    surgery = sesurgery.apply(exported, recipe, example_input=IMAGE, init="identity")
+    assert len(surgery.plan.edits) == 2
+    assert torch.equal(surgery.model(IMAGE), original(IMAGE))
+    for parameter in surgery.new_parameters():
+        nn.init.normal_(parameter)
+    assert not torch.equal(surgery.model(IMAGE), original(IMAGE))
+    assert torch.equal(copy.deepcopy(surgery.model)(IMAGE), surgery.model(IMAGE))
+    other = "post" if recipe == "standard" else "standard"
+    again = sesurgery.apply(surgery.model, other, module="eca", example_input=IMAGE)
+    assert {edit.route for edit in again.plan.edits} == {"graph"}
+    assert torch.equal(sesurgery.revert(again.model)(IMAGE), original(IMAGE))
