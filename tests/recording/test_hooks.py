@@ -88,6 +88,7 @@ def test_a_model_that_needs_its_hooks(build: Callable[[int], nn.Module], depth: 
         assert torch.equal(model(IMAGE), wanted)
     with torch.no_grad():  # and the layers are where what is picked up passes through them
         model.encoder[1].se.fc1.weight.fill_(3.0)  # type: ignore[union-attr]
+        model.encoder[1].se.fc1.bias.fill_(100.0)  # type: ignore[union-attr]  # whatever the image: its ReLU is open
         model.encoder[1].se.fc2.weight.fill_(3.0)  # type: ignore[union-attr]
         assert not torch.equal(model(IMAGE), wanted)
 
