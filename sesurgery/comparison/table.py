@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sesurgery.comparison.rows import Comparison, Evidence, Row
-from sesurgery.report.layout import count, heading, new_table, plural, si, some
-from sesurgery.report.shown import html_of, text_of
+from sesurgery.report.layout import count, heading, html_of, new_table, percent, plural, si, some, text_of
 
 SHOWN = 40
 
@@ -48,7 +47,7 @@ def _print_rows(console: Console, comparison: Comparison, rows: Sequence[Row]) -
     table = new_table(console, *columns, right=right)
     table.add_row(*_cells(control, control, columns))
     for row in rows:
-        table.add_row(*_cells(row, control, columns), style="bold" if row.pareto and row.within else _grey(row))
+        table.add_row(*_cells(row, control, columns), style=("bold" if row.pareto else "") if row.within else "dim")
     console.print(table)
 
 
@@ -74,8 +73,8 @@ _MEASURED = (("params", "params"), ("MACs", "macs"), ("memory", "activation_byte
 def _more(here: float, there: float) -> str:
     if here != here or not there:
         return ""
-    share = 100 * (here / there - 1)
-    return f"{share:+.2f} %" if abs(share) >= 0.1 else si(int(here - there), sign=True)
+    small = abs(here / there - 1) < 0.001
+    return si(int(here - there), sign=True) if small else percent(int(there), int(here))
 
 
 def _gain(evidence: Evidence) -> str:
@@ -85,10 +84,6 @@ def _gain(evidence: Evidence) -> str:
         return f"{evidence.gain:+.3g}"
     low, high = evidence.interval
     return f"{evidence.gain:+.3g} [{low:+.2g}, {high:+.2g}]"
-
-
-def _grey(row: Row) -> str:
-    return "" if row.within else "dim"
 
 
 def text(comparison: Comparison) -> str:

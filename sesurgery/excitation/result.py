@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sesurgery.errors import InputError
-from sesurgery.report.layout import heading, make_console, new_table, plural
+from sesurgery.report.layout import WIDTH, heading, html_as_text, new_table, plural, text_of
 from sesurgery.report.plan import print_notes
 
 _PANELS = 6
@@ -71,12 +69,10 @@ class Gates:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        render_gates(make_console(text, width=100), self)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return text_of(lambda console: render_gates(console, self), WIDTH)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return html_as_text(self)
 
     def figure(self, classes: Sequence[str] | None = None) -> Any:
         """The gates by channel, a panel for each of up to six layers from shallow to deep, a line for each class.

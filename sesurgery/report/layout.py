@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +17,10 @@ from rich.text import Text
 from sesurgery.words.text import listed
 
 WIDTH = 100
+HTML_WIDTH = 120
 PATHS_SHOWN = 3
+
+Draw = Callable[[Console], None]
 
 _ASCII_HEAD = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
@@ -37,7 +42,26 @@ def make_console(file: IO[str] | None = None, *, width: int | None = None, recor
     return console
 
 
-def render_svg(draw: Callable[[Console], None], *, title: str = "", width: int = WIDTH) -> str:
+def text_of(draw: Draw, width: int | None = None) -> str:
+    """What ``draw`` prints, as plain text."""
+    out = io.StringIO()
+    draw(make_console(out, width=width))
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
+
+
+def html_of(draw: Draw) -> str:
+    """What ``draw`` prints, as HTML, with colours."""
+    console = make_console(io.StringIO(), width=HTML_WIDTH, record=True)
+    draw(console)
+    return console.export_html(inline_styles=True, code_format='<pre style="line-height: 1.25">{code}</pre>')
+
+
+def html_as_text(thing: object) -> str:
+    """What ``print`` shows of a thing, as HTML, without colours."""
+    return f"<pre>{html.escape(str(thing))}</pre>"
+
+
+def render_svg(draw: Draw, *, title: str = "", width: int = WIDTH) -> str:
     """What ``draw`` prints, as an SVG picture of a terminal.
 
     >>> picture = render_svg(lambda console: render_report(console, plan), title="sesurgery preview resnet50")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import html
-import io
 import math
 from dataclasses import dataclass
 from statistics import median, quantiles
 
 from rich.console import Console
 
-from sesurgery.report.layout import heading, make_console, new_table, plural, sizes
+from sesurgery.report.layout import heading, html_as_text, new_table, plural, sizes, text_of
 
 _SURE = 0.95  # that the true ratio lies in the interval
 
@@ -64,12 +62,10 @@ class Latency:
         return [new / old for old, new in self.pairs]
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        render_latency(make_console(text), self)
-        return text.getvalue().rstrip()
+        return text_of(lambda console: render_latency(console, self))
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return html_as_text(self)
 
 
 def _cut(count: int) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from sesurgery.report.layout import heading, make_console, new_table, plural, some
+from sesurgery.report.layout import WIDTH, heading, html_as_text, new_table, plural, some, text_of
 from sesurgery.report.plan import print_notes
 
 RAN, EQUAL, DIFFERS, NOT_COMPARED, UNSTABLE = "ran", "equal", "differs", "not compared", "nondeterministic"
@@ -110,12 +108,10 @@ class Verification:
         return bool(self) and not any(case.exchanged for case in self.cases)
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        render_verification(make_console(text, width=100), self)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return text_of(lambda console: render_verification(console, self), WIDTH)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return html_as_text(self)
 
 
 def render_verification(console: Console, result: Verification) -> None:
