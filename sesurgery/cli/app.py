@@ -127,13 +127,13 @@ def inspect(
 ) -> None:
     """Look into a model: stages, blocks, merges, and what could not be traced."""
     opt.import_files(imports)
-    model_args, size = opt.parse_model_args(model_arg), opt.parse_input_size(input_size)
+    asked = opt.parse_model(model_arg, input_size)
     from sesurgery.cli.progress import progress
 
     with progress() as step:
         import sesurgery
 
-        inspection = sesurgery.inspect(model, model_args=model_args, input_size=size, progress=step)
+        inspection = sesurgery.inspect(model, **asked, progress=step)
     if as_json:
         from sesurgery.cli.json_output import dump, inspection_data
 
@@ -239,7 +239,7 @@ def gates(
     opt.check_weights(weights, pretrained)
     opt.check_picture(picture)
     opt.import_files(imports)
-    asked = {"model_args": opt.parse_model_args(model_arg), "input_size": opt.parse_input_size(input_size)}
+    asked = opt.parse_model(model_arg, input_size)
     from sesurgery.cli.progress import progress
 
     with progress() as step:
@@ -322,12 +322,11 @@ def _asked(
 ) -> dict[str, Any]:
     """Keyword arguments of plan and apply; whatever can be wrong without a model is found here."""
     options = opt.parse_options(settings, init)
-    model_args = opt.parse_model_args(model_arg)
-    size = opt.parse_input_size(input_size)
+    looked = opt.parse_model(model_arg, input_size)
     from sesurgery.recipe.recipe import load_recipe, override
 
     override(load_recipe(recipe), stages=stages, module=module, options=options)
-    return {"stages": stages, "module": module, "input_size": size, "model_args": model_args, **options}
+    return {"stages": stages, "module": module, **looked, **options}
 
 
 def _operate(

@@ -67,10 +67,10 @@ def places(
 
 
 def _counted(model: str, model_arg: list[str] | None, input_size: str | None) -> dict[str, int]:
-    model_args, size = opt.parse_model_args(model_arg), opt.parse_input_size(input_size)
+    asked = opt.parse_model(model_arg, input_size)
     from sesurgery.cli.progress import progress
 
     with progress() as step:
         import sesurgery
 
-        return sesurgery.places(model, model_args=model_args, input_size=size, progress=step)
+        return sesurgery.places(model, **asked, progress=step)

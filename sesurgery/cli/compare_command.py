@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,8 +117,7 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
         "aim": name,
         "smaller": smaller,
         "folder": given["output"],
-        "model_args": opt.parse_model_args(given["model_arg"]),
-        "input_size": opt.parse_input_size(given["input_size"]),
+        **opt.parse_model(given["model_arg"], given["input_size"]),
     }
 
 
@@ -161,7 +161,14 @@ def _write(comparison: Comparison, output: Path | None, plot: Path | None) -> No
 
         draw(comparison, plot)
     if output is not None:
-        from sesurgery.comparison.files import write
+        from sesurgery.comparison.files import texts_of
 
-        for path in write(comparison, output):
-            typer.echo(f"written: {path}", err=True)
+        write_and_say(texts_of(comparison), output)
+
+
+def write_and_say(texts: Mapping[str, str], folder: Path) -> None:
+    """Write files into a folder, and name them on stderr."""
+    from sesurgery.comparison.files import write_texts
+
+    for path in write_texts(texts, folder):
+        typer.echo(f"written: {path}", err=True)

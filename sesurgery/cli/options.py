@@ -164,6 +164,11 @@ def parse_input_size(text: str | None) -> tuple[int, ...] | None:
     return None if text is None else read_input_size(text, where="--input-size")
 
 
+def parse_model(model_arg: list[str] | None, input_size: str | None) -> dict[str, Any]:
+    """``model_args`` and ``input_size``: what every function that takes a model by name wants to know of it."""
+    return {"model_args": parse_model_args(model_arg), "input_size": parse_input_size(input_size)}
+
+
 def check_weights(weights: Path | None, pretrained: bool) -> None:
     """Raise unless ``weights`` is a file that can be read and no second source of weights is asked for."""
     if weights is None:

@@ -9,7 +9,6 @@ import typer
 
 from sesurgery.cli import compare_command as more
 from sesurgery.cli import options as opt
-from sesurgery.errors import InputError
 
 if TYPE_CHECKING:
     from sesurgery.selection.result import Selection
@@ -80,8 +79,7 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
         "options": opt.parse_options(given["settings"], given["init"]),
         "aim": name,
         "smaller": smaller,
-        "model_args": opt.parse_model_args(given["model_arg"]),
-        "input_size": opt.parse_input_size(given["input_size"]),
+        **opt.parse_model(given["model_arg"], given["input_size"]),
     }
 
 
@@ -93,9 +91,4 @@ def _write(selection: Selection, folder: Path) -> None:
         from sesurgery.report.plan import make_console
 
         render_comparison(make_console(), selection.check)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "chosen.yaml").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", where=str(folder)) from error
-    typer.echo(f"written: {folder / 'chosen.yaml'}", err=True)
+    more.write_and_say({"chosen.yaml": text}, folder)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,17 +14,15 @@ from sesurgery.errors import InputError
 from sesurgery.words.text import reason
 
 
-def write(comparison: Comparison, folder: str | Path) -> list[Path]:
-    """Write ``comparison.csv``, ``comparison.json`` and, where there is a best candidate, ``best.yaml``.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    folder = Path(folder)
+def texts_of(comparison: Comparison) -> dict[str, str]:
+    """``comparison.csv``, ``comparison.json`` and, where there is a best candidate, ``best.yaml``."""
     texts = {"comparison.csv": comparison.to_csv(), "comparison.json": json.dumps(as_data(comparison), indent=2) + "\n"}
     winner = comparison.best()
-    if winner is not None:
-        texts["best.yaml"] = recipe_text(winner, comparison)
+    return texts if winner is None else {**texts, "best.yaml": recipe_text(winner, comparison)}
+
+
+def write_texts(texts: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write files by name into a folder, which is made where it is not there. Raises ``InputError``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -41,4 +41,9 @@ def recipe_text(row: Row, comparison: Comparison) -> str:
     if evidence is not None and evidence.gain is not None:
         bounds = "" if evidence.interval is None else " [{:+.4g}, {:+.4g}]".format(*evidence.interval)
         lines.append(f"# {comparison.aim} {evidence.mean:.4g}, gain {evidence.gain:+.4g}{bounds}: {evidence.verdict}.")
-    return "\n".join([*lines, yaml.safe_dump(dict(row.recipe_data), sort_keys=False, allow_unicode=True)])
+    return commented(lines, row.recipe_data)
+
+
+def commented(lines: Sequence[str], recipe: Mapping[str, Any]) -> str:
+    """A recipe as YAML behind comments."""
+    return "\n".join([*lines, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)])

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sesurgery.comparison.budget import MEASURES
 from sesurgery.plans import Cost
 
 COSTS = ("params", "macs", "activation_bytes")
@@ -169,7 +170,7 @@ def record(row: Row, control: Row) -> dict[str, Any]:
         "options": " ".join(f"{key}={value}" for key, value in row.options.items()),
         "edits": row.edits,
     }
-    for name in ("params", "macs", "flops", "activation_bytes", "weight_bytes", "latency"):
+    for name in MEASURES:
         here, there = row.measure(name), control.measure(name)
         flat[name] = None if here != here else (here if name == "latency" else int(here))
         flat[f"{name}_more"] = None if here != here or not there else here / there - 1

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from sesurgery.comparison.files import commented
 from sesurgery.comparison.rows import Comparison
 from sesurgery.plans import Edit
 
@@ -71,4 +70,4 @@ class Selection:
                 lines.append(
                     f"# trained from scratch, {row.name}: gain {row.evidence.gain:+.4g}, {row.evidence.verdict}"
                 )
-        return "\n".join([*lines, yaml.safe_dump(dict(self.recipe), sort_keys=False, allow_unicode=True)])
+        return commented(lines, self.recipe)

@@ -19,8 +19,19 @@ NAME = "sesurgery"
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
+class _Identified:
+    """A training is known by its candidate's key and its seed."""
+
+    key: str
+    seed: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.key}#{self.seed}"
+
+
 @dataclass(frozen=True)
-class Job:
+class Job(_Identified):
     """One training: which candidate, with which seed.
 
     Attributes:
@@ -34,23 +45,15 @@ class Job:
     params: Mapping[str, Any]
     seed: int
 
-    @property
-    def id(self) -> str:
-        return f"{self.key}#{self.seed}"
-
 
 @dataclass(frozen=True)
-class Ended:
+class Ended(_Identified):
     """A job that ended. ``values`` are its results by name; it was stopped early where ``pruned``."""
 
     key: str
     seed: int
     values: Mapping[str, float]
     pruned: bool
-
-    @property
-    def id(self) -> str:
-        return f"{self.key}#{self.seed}"
 
 
 class Queue:
@@ -170,6 +173,10 @@ class Queue:
             )
             for trial in self.study.get_trials(deepcopy=False, states=_ENDED)
         ]
+
+    def done(self, jobs: Sequence[Job]) -> int:
+        """How many of the jobs have ended."""
+        return len({job.id for job in jobs} & {one.id for one in self.ended()})
 
     def error_since(self, start: int) -> str | None:
         """What went wrong in the trials from the ``start``-th on."""

@@ -82,11 +82,10 @@ def run_all(work: Work, workers: int, report: Callable[[int, int], None]) -> lis
 
 def _work(queue: Queue, work: Work, report: Callable[[int, int], None]) -> None:
     run = training_function(work.train)
-    ids = {job.id for job in work.jobs}
     while True:
-        done = len({one.id for one in queue.ended()} & ids)
-        report(done, len(ids))
-        if done == len(ids):
+        done = queue.done(work.jobs)
+        report(done, len(work.jobs))
+        if done == len(work.jobs):
             return
         claimed = queue.claim(work.jobs)
         if claimed is None:  # the rest runs elsewhere; whoever runs it may die
@@ -108,12 +107,11 @@ def _supervise(queue: Queue, work: Work, workers: int, report: Callable[[int, in
     context = multiprocessing.get_context("spawn")
     start = len(queue.study.trials)
     processes = [context.Process(target=worker, args=(work,), daemon=True) for _ in range(workers)]
-    ids = {job.id for job in work.jobs}
     try:
         for process in processes:
             process.start()
         while any(process.is_alive() for process in processes):
-            report(len({one.id for one in queue.ended()} & ids), len(ids))
+            report(queue.done(work.jobs), len(work.jobs))
             if (error := queue.error_since(start)) is not None:
                 raise InputError(error)
             time.sleep(_POLL)
@@ -121,7 +119,7 @@ def _supervise(queue: Queue, work: Work, workers: int, report: Callable[[int, in
         for process in processes:
             process.terminate()
     error = queue.error_since(start)
-    if error is not None or len({one.id for one in queue.ended()} & ids) < len(ids):
+    if error is not None or queue.done(work.jobs) < len(work.jobs):
         raise InputError(error or "every worker died", remedy="the same command goes on where this one stopped")
 
 
