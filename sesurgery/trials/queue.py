@@ -201,7 +201,10 @@ def _locks(folder: Path, storage: str | None) -> Locks:
 
 def _storage(folder: Path, storage: str | None) -> Any:
     if storage is not None:
-        return storage
+        from optuna.storages import RDBStorage
+        from sqlalchemy.pool import NullPool
+
+        return RDBStorage(storage, engine_kwargs={"poolclass": NullPool})  # no connection outlives its use
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
