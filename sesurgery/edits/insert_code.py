@@ -14,10 +14,10 @@ from sesurgery.errors import StalePlanError
 from sesurgery.operating.actions import Action, EditGraph, SetChild, SetMethods
 from sesurgery.operating.compiled_method import EditedMethod
 from sesurgery.operating.edited_class import edited_methods, merged, original_class
+from sesurgery.operating.graph_modules import LayerCall
 from sesurgery.plans import AppendBehind, Diff, Edit, FillSocket, InsertIntoGraph, Insertion, RewriteForward
 from sesurgery.rewriting.author_source import shown_file, text_of
 from sesurgery.rewriting.trial import Written, behind, in_graph, with_layers
-from sesurgery.rewriting.validation import Insertion as Call
 from sesurgery.substitutes.registry import Build, on_meta
 from sesurgery.tracing.survey import Survey
 
@@ -81,9 +81,9 @@ def _note(survey: Survey, host: nn.Module, edits: Sequence[Edit]) -> tuple[str, 
     return (f"where {kind}.{', '.join(written.without)} is called in place of forward, this layer is skipped",)
 
 
-def _call(edit: Edit) -> Call:
+def _call(edit: Edit) -> LayerCall:
     assert isinstance(edit.change, RewriteForward | InsertIntoGraph)
-    return Call(name_of(edit), edit.change.value, edit.change.users)
+    return LayerCall(name_of(edit), edit.change.value, edit.change.users)
 
 
 def name_of(edit: Edit) -> str:

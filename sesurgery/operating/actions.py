@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sesurgery.operating.compiled_method import EditedMethod
-from sesurgery.operating.graph_modules import GraphCall
+from sesurgery.operating.graph_modules import LayerCall
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EditGraph:
     """Put calls of layers into the graphs of a host that is a ``torch.fx.GraphModule``."""
 
     host: str
-    calls: tuple[GraphCall, ...]
+    calls: tuple[LayerCall, ...]
 
 
 Action = SetChild | SetMethods | EditGraph

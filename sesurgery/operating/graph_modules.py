@@ -9,11 +9,11 @@ from torch.fx import Graph, GraphModule, Node
 
 
 @dataclass(frozen=True)
-class GraphCall:
-    """The call of a layer in a graph.
+class LayerCall:
+    """A call of a layer that a host is to make, in terms of a graph: the recorded one, or a GraphModule's own.
 
     Attributes:
-        name: attribute of the module that holds the layer.
+        name: attribute of the host that holds the layer.
         value: name of the graph's node whose activation it takes.
         users: names of the nodes that take its output instead; every user where empty.
     """
@@ -23,7 +23,7 @@ class GraphCall:
     users: tuple[str, ...] = ()
 
 
-def insert_calls(module: GraphModule, calls: Sequence[GraphCall]) -> None:
+def insert_calls(module: GraphModule, calls: Sequence[LayerCall]) -> None:
     """Put the calls into every graph of ``module`` (torchvision's feature extractors keep one for each mode).
 
     Raises:
@@ -36,7 +36,7 @@ def insert_calls(module: GraphModule, calls: Sequence[GraphCall]) -> None:
     module.recompile()
 
 
-def _insert(graph: Graph, call: GraphCall, nodes: dict[str, Node]) -> None:
+def _insert(graph: Graph, call: LayerCall, nodes: dict[str, Node]) -> None:
     value = nodes[call.value]
     users = [nodes[name] for name in call.users] or list(value.users)
     after = [node for node in graph.nodes if node.op == "placeholder"][-1] if value.op == "placeholder" else value

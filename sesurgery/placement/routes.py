@@ -10,13 +10,13 @@ from torch.fx import GraphModule
 
 from sesurgery import attention
 from sesurgery.errors import Unfit
+from sesurgery.operating.graph_modules import LayerCall
 from sesurgery.placement.sites import Site
 from sesurgery.placement.sockets import socket_at
 from sesurgery.plans import AppendBehind, AttentionLayer, FillSocket, InsertIntoGraph, Insertion, RewriteForward
 from sesurgery.recipe.rules import Insert, Replace
 from sesurgery.recording.recorder import has_own_forward, is_chain
 from sesurgery.rewriting.trial import behind, tried
-from sesurgery.rewriting.validation import Insertion as Planned
 from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import join
 
@@ -49,7 +49,7 @@ def insertion(
         name = _free_name(site.host, edit, site.role, names[site.host])
         graph = isinstance(site.host, GraphModule)
         try:
-            tried(survey, site.host, Planned(name, site.value.name, users))
+            tried(survey, site.host, LayerCall(name, site.value.name, users))
         except Unfit:
             if graph:
                 raise

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from torch.fx import Graph, GraphModule, Node
 
 from sesurgery.errors import Unfit
-from sesurgery.operating.graph_modules import GraphCall
+from sesurgery.operating.graph_modules import LayerCall
 from sesurgery.recording.author_places import Place
 from sesurgery.rewriting.author_source import Span, read_method
-from sesurgery.rewriting.validation import Insertion
 
 
 def copy_graph(graph: Graph) -> Graph:
@@ -62,7 +61,7 @@ def _erase(graph: Graph, last: Node, keep: Node) -> None:
         graph.erase_node(node)
 
 
-def calls_in(host: GraphModule, record: Graph, insertions: Sequence[Insertion]) -> tuple[GraphCall, ...]:
+def calls_in(host: GraphModule, record: Graph, insertions: Sequence[LayerCall]) -> tuple[LayerCall, ...]:
     """The insertions in terms of a GraphModule's own nodes. Raises ``Unfit``."""
     nodes = {node.name: node for node in record.nodes}
 
@@ -81,4 +80,4 @@ def calls_in(host: GraphModule, record: Graph, insertions: Sequence[Insertion]) 
             raise Unfit(f"{place} is no node of its graph")
         return statement.targets[0].id
 
-    return tuple(GraphCall(each.name, own(each.value), tuple(map(own, each.users))) for each in insertions)
+    return tuple(LayerCall(each.name, own(each.value), tuple(map(own, each.users))) for each in insertions)

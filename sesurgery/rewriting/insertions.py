@@ -18,19 +18,19 @@ from torch.fx import Graph, Node
 
 from sesurgery.errors import Unfit
 from sesurgery.operating.compiled_method import EditedMethod
+from sesurgery.operating.graph_modules import LayerCall
 from sesurgery.recording.author_places import Place
 from sesurgery.rewriting.author_source import Method, Span, encloses, read_method, returned, span_of
 from sesurgery.rewriting.behind import forward_of
 from sesurgery.rewriting.source_edits import Ahead, Edit, Entry, Exit, Part, Share, Wrap, edited
-from sesurgery.rewriting.validation import Insertion
 
 # Raises Unfit unless the host, with these methods, does what the insertions say.
-Trial = Callable[[Sequence[EditedMethod], Sequence[Insertion]], None]
+Trial = Callable[[Sequence[EditedMethod], Sequence[LayerCall]], None]
 Placed = tuple[Method, Edit]
 
 
 def edited_methods_for(
-    kind: type[nn.Module], graph: Graph, insertions: Sequence[Insertion], trial: Trial
+    kind: type[nn.Module], graph: Graph, insertions: Sequence[LayerCall], trial: Trial
 ) -> tuple[EditedMethod, ...]:
     """The methods of ``kind`` with calls of the layers where ``insertions`` say.
 
@@ -61,7 +61,7 @@ def edited_methods_for(
 
 
 def _first_that_holds(
-    chosen: list[list[Placed]], options: list[list[Placed]], insertions: Sequence[Insertion], trial: Trial
+    chosen: list[list[Placed]], options: list[list[Placed]], insertions: Sequence[LayerCall], trial: Trial
 ) -> list[Placed]:
     reason: Unfit | None = None
     for option in options:
@@ -75,7 +75,7 @@ def _first_that_holds(
     raise reason
 
 
-def _tried(chosen: Sequence[list[Placed]], insertions: Sequence[Insertion], trial: Trial) -> tuple[EditedMethod, ...]:
+def _tried(chosen: Sequence[list[Placed]], insertions: Sequence[LayerCall], trial: Trial) -> tuple[EditedMethod, ...]:
     methods = _methods(chosen)
     trial(methods, insertions)
     return methods
@@ -101,7 +101,7 @@ class Writer:
         self.methods: dict[int, Method | None] = {}
         self.reason = ""
 
-    def ways(self, insertion: Insertion) -> Iterator[list[Placed]]:
+    def ways(self, insertion: LayerCall) -> Iterator[list[Placed]]:
         """Edits that may do it, the plainest first."""
         value = self.nodes[insertion.value]
         users = [self.nodes[name] for name in insertion.users] or list(value.users)

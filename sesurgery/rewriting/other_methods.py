@@ -10,12 +10,12 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from sesurgery.operating.edited_class import original_class
+from sesurgery.operating.graph_modules import LayerCall
 from sesurgery.recording.author_places import nested_code
 from sesurgery.rewriting.insertions import paths_to
-from sesurgery.rewriting.validation import Insertion
 
 
-def same_place(insertion: Insertion, graph: Graph, other: Graph) -> Insertion | None:
+def same_place(insertion: LayerCall, graph: Graph, other: Graph) -> LayerCall | None:
     """The insertion in the record of another method: what the same users take, or what the same layer gives.
 
     None where there is no such place, or more than one.
@@ -28,9 +28,9 @@ def same_place(insertion: Insertion, graph: Graph, other: Graph) -> Insertion | 
     if len(matched) == len(users) and len(set(matched)) == 1:
         others = tuple(node.name for node in (_only(other, user) for user in users) if node is not None)
         every = not insertion.users or set(value.users) <= set(users)
-        return Insertion(insertion.name, matched[0].name, () if every else others)
+        return LayerCall(insertion.name, matched[0].name, () if every else others)
     again = _only(other, value)
-    return None if again is None or insertion.users else Insertion(insertion.name, again.name)
+    return None if again is None or insertion.users else LayerCall(insertion.name, again.name)
 
 
 def _only(graph: Graph, like: Node) -> Node | None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from sesurgery.errors import Unfit
 from sesurgery.operating.compiled_method import EditedMethod
 from sesurgery.operating.edited_class import become, edited_class, merged, original_class
-from sesurgery.operating.graph_modules import GraphCall, insert_calls, remove_calls
+from sesurgery.operating.graph_modules import LayerCall, insert_calls, remove_calls
 from sesurgery.recording.author_places import reason_in_line
 from sesurgery.recording.recorder import Frame, record_call, record_within
 from sesurgery.rewriting.behind import methods_behind
@@ -25,7 +25,7 @@ from sesurgery.rewriting.graph_edits import Bypass, bypassed, calls_in
 from sesurgery.rewriting.insertions import Trial, edited_methods_for
 from sesurgery.rewriting.other_methods import entrances, same_place
 from sesurgery.rewriting.removals import methods_without
-from sesurgery.rewriting.validation import Insertion, check, check_but_for, wrong_calls
+from sesurgery.rewriting.validation import check, check_but_for, wrong_calls
 from sesurgery.tracing.fingerprint import forward_kind
 from sesurgery.tracing.same_structure import own_attributes
 from sesurgery.tracing.survey import Survey
@@ -56,7 +56,7 @@ class Written:
 
 
 def with_layers(
-    survey: Survey, host: nn.Module, insertions: tuple[Insertion, ...], sockets: tuple[str, ...] = ()
+    survey: Survey, host: nn.Module, insertions: tuple[LayerCall, ...], sockets: tuple[str, ...] = ()
 ) -> Written:
     """The methods of a host that call layers where ``insertions`` say: tried in eval and in train mode.
 
@@ -76,7 +76,7 @@ def try_each(survey: Survey, host: nn.Module) -> bool:
     return is_new
 
 
-def tried(survey: Survey, host: nn.Module, insertion: Insertion) -> None:
+def tried(survey: Survey, host: nn.Module, insertion: LayerCall) -> None:
     """Try an insertion by itself, if those of its host are not to be tried all at once later. Raises ``Unfit``."""
     if ("each", host) not in survey.memo:
         return
@@ -86,7 +86,7 @@ def tried(survey: Survey, host: nn.Module, insertion: Insertion) -> None:
         with_layers(survey, host, (insertion,))
 
 
-def in_graph(survey: Survey, host: GraphModule, insertions: tuple[Insertion, ...]) -> tuple[GraphCall, ...]:
+def in_graph(survey: Survey, host: GraphModule, insertions: tuple[LayerCall, ...]) -> tuple[LayerCall, ...]:
     """The calls to be put into the graphs of a host: tried in eval mode.
 
     Raises:
@@ -95,7 +95,7 @@ def in_graph(survey: Survey, host: GraphModule, insertions: tuple[Insertion, ...
     return _remembered(survey, host, ("graph", insertions), lambda: _in_graph(survey, host, insertions))
 
 
-def _in_graph(survey: Survey, host: GraphModule, insertions: tuple[Insertion, ...]) -> tuple[GraphCall, ...]:
+def _in_graph(survey: Survey, host: GraphModule, insertions: tuple[LayerCall, ...]) -> tuple[LayerCall, ...]:
     bench = _Bench.of(survey, host)
     frame = survey.different_calls(host)[0]
     graph, _ = bench.as_it_was(frame)
@@ -168,7 +168,7 @@ def _ties(host: nn.Module) -> tuple[int, ...]:
 
 
 def _with_layers(
-    survey: Survey, host: nn.Module, insertions: tuple[Insertion, ...], sockets: tuple[str, ...]
+    survey: Survey, host: nn.Module, insertions: tuple[LayerCall, ...], sockets: tuple[str, ...]
 ) -> Written:
     bench = _Bench.of(survey, host, sockets)
     frame = survey.different_calls(bench.twin)[0]
@@ -185,7 +185,7 @@ def _asks_for_gradients(graph: Graph) -> bool:
     return any(node.target in ("requires_grad_", "retain_grad", "register_hook", setattr) for node in graph.nodes)
 
 
-def _settled(host: nn.Module, graph: Graph, insertion: Insertion) -> Insertion:
+def _settled(host: nn.Module, graph: Graph, insertion: LayerCall) -> LayerCall:
     """The insertion behind what only passes on or scales the value and belongs to the same expression.
 
     So it is in torch's FloatFunctional, and where a function of somebody else's scales what it returns.
@@ -200,10 +200,10 @@ def _settled(host: nn.Module, graph: Graph, insertion: Insertion) -> Insertion:
         if not passes and user.target not in (operator.mul, operator.truediv, functional.dropout):
             break
         value = user
-    return insertion if value is node else Insertion(insertion.name, value.name)
+    return insertion if value is node else LayerCall(insertion.name, value.name)
 
 
-def _node_of(graph: Graph, insertion: Insertion) -> Node:
+def _node_of(graph: Graph, insertion: LayerCall) -> Node:
     node = next((node for node in graph.nodes if node.name == insertion.value), None)
     if node is None:
         raise Unfit("called again with the same arguments, its forward takes another way")
@@ -211,7 +211,7 @@ def _node_of(graph: Graph, insertion: Insertion) -> Node:
 
 
 def _in_other_methods(
-    bench: _Bench, frame: Frame, graph: Graph, insertions: Sequence[Insertion], methods: Methods
+    bench: _Bench, frame: Frame, graph: Graph, insertions: Sequence[LayerCall], methods: Methods
 ) -> tuple[list[EditedMethod], tuple[str, ...]]:
     """The same edits in methods that may stand in for ``forward``, and the methods that they could not be made in."""
     more: list[EditedMethod] = []
@@ -225,7 +225,7 @@ def _in_other_methods(
 
 
 def _in_other_method(
-    bench: _Bench, frame: Frame, graph: Graph, insertions: Sequence[Insertion], methods: Methods, name: str
+    bench: _Bench, frame: Frame, graph: Graph, insertions: Sequence[LayerCall], methods: Methods, name: str
 ) -> Methods:
     host = bench.host
     with _forward_by(host, name):
@@ -235,7 +235,7 @@ def _in_other_method(
     if len(chosen) < len(moved):
         raise Unfit(f"{name} has no such place")
 
-    def trial(edited: Sequence[EditedMethod], tried: Sequence[Insertion]) -> None:
+    def trial(edited: Sequence[EditedMethod], tried: Sequence[LayerCall]) -> None:
         with filled(host, [each.name for each in tried]), _as(host, (*methods, *edited)), _forward_by(host, name):
             check(other, bench.tried(frame), tried)
 
@@ -243,7 +243,7 @@ def _in_other_method(
 
 
 def _unless_there(
-    kind: type[nn.Module], graph: Graph, insertions: Sequence[Insertion], trial: Trial, edited: set[str]
+    kind: type[nn.Module], graph: Graph, insertions: Sequence[LayerCall], trial: Trial, edited: set[str]
 ) -> Methods:
     """The methods that call the layers; none where they are called already, for the method shares what was edited."""
     try:
@@ -332,7 +332,7 @@ class _Bench:
             self.survey.memo[key] = (self.tried(frame), self.trained(frame))
         return self.survey.memo[key]
 
-    def try_out(self, methods: Sequence[EditedMethod], insertions: Sequence[Insertion]) -> None:
+    def try_out(self, methods: Sequence[EditedMethod], insertions: Sequence[LayerCall]) -> None:
         """Raise ``Unfit`` unless with ``methods`` the host does what it did and what ``insertions`` say.
 
         Each of its recorded calls is tried, in eval and in train mode. What it did when the model was run serves for
@@ -364,7 +364,7 @@ class _Bench:
             self._try_while_training(frame, kind, names, chosen)
 
     def _try_while_training(
-        self, frame: Frame, kind: type[nn.Module], names: Sequence[str], chosen: Sequence[Insertion] | None
+        self, frame: Frame, kind: type[nn.Module], names: Sequence[str], chosen: Sequence[LayerCall] | None
     ) -> None:
         try:
             with filled(self.host, names), _of_class(self.host, kind), training(self.host):
@@ -429,7 +429,7 @@ def training(module: nn.Module) -> Iterator[None]:
             part.__dict__["training"] = mode
 
 
-def _fits(before: Graph, after: Graph, names: Sequence[str], insertions: Sequence[Insertion] | None) -> None:
+def _fits(before: Graph, after: Graph, names: Sequence[str], insertions: Sequence[LayerCall] | None) -> None:
     """Raise ``Unfit`` unless ``after`` is ``before`` and calls the layers, where it is known where: there."""
     if insertions is None:
         check_but_for(before, after, names)

@@ -15,24 +15,10 @@ import torch
 from torch.fx import Graph, Node
 
 from sesurgery.errors import Unfit
+from sesurgery.operating.graph_modules import LayerCall
 
 
-@dataclass(frozen=True)
-class Insertion:
-    """A layer that a host is to call.
-
-    Attributes:
-        name: attribute of the host that holds the layer.
-        value: name of the graph's node whose activation it takes.
-        users: names of the nodes that take its output instead; every user where empty.
-    """
-
-    name: str
-    value: str
-    users: tuple[str, ...] = ()
-
-
-def check(before: Graph, after: Graph, insertions: Sequence[Insertion]) -> None:
+def check(before: Graph, after: Graph, insertions: Sequence[LayerCall]) -> None:
     """Raise ``Unfit`` unless ``after`` is ``before`` with the insertions, each called once and nowhere else."""
     expected, actual = _Keys(insertions), _Keys(())
     if expected.of(before) != actual.of(after):
@@ -61,7 +47,7 @@ class _Keys:
         without: names of children to be thought of as passing on what they take.
     """
 
-    insertions: Sequence[Insertion]
+    insertions: Sequence[LayerCall]
     without: frozenset[str] = frozenset()
     known: dict[Node, int] = field(default_factory=dict)
 
@@ -108,7 +94,7 @@ class _Keys:
             return self._argument((value.start, value.stop, value.step), user)
         return hash(_constant(value))
 
-    def _called(self, insertion: Insertion, key: int) -> int:
+    def _called(self, insertion: LayerCall, key: int) -> int:
         args = hash(("tuple", (key,)))
         return hash(("call_module", insertion.name, (args, hash(()))))
 
@@ -131,13 +117,13 @@ def wrong_calls(after: Graph, names: Sequence[str]) -> str | None:
     return next((f"its forward would call self.{name} {calls[name]} times" for name in names if calls[name] != 1), None)
 
 
-def _difference(before: Graph, after: Graph, insertions: Sequence[Insertion]) -> str:
+def _difference(before: Graph, after: Graph, insertions: Sequence[LayerCall]) -> str:
     """What a user may know about a forward that would not do what it should."""
     wrong = wrong_calls(after, [insertion.name for insertion in insertions])
     return wrong or _overwritten(before, insertions) or "its forward would not do the same with a layer at that place"
 
 
-def _overwritten(before: Graph, insertions: Sequence[Insertion]) -> str | None:
+def _overwritten(before: Graph, insertions: Sequence[LayerCall]) -> str | None:
     """The two lines where somebody writes into what the layer takes, and somebody reads it afterwards."""
     nodes = {node.name: node for node in before.nodes}
     for insertion in insertions:

@@ -14,7 +14,8 @@ from torch.fx import Graph
 
 import sesurgery
 from sesurgery.errors import Unfit
-from sesurgery.rewriting.validation import Insertion, check, check_but_for
+from sesurgery.operating.graph_modules import LayerCall
+from sesurgery.rewriting.validation import check, check_but_for
 from sesurgery.tracing.survey import survey
 
 IMAGE = torch.randn(2, 8, 8, 8)
@@ -43,11 +44,11 @@ def before(self: Host, x: Tensor) -> Tensor:
     return x + self.b(y)
 
 
-RIGHT: dict[str, tuple[Forward, Insertion]] = {
-    "at the value": (lambda self, x: x + self.se(self.b(torch.relu(self.a(x)))), Insertion("se", "b")),
-    "at a user": (lambda self, x: self.se(x) + self.b(torch.relu(self.a(x))), Insertion("se", "x", ("add",))),
-    "at the entry": (lambda self, x: before(self, self.se(x)), Insertion("se", "x")),
-    "behind": (lambda self, x: self.se(before(self, x)), Insertion("se", "add")),
+RIGHT: dict[str, tuple[Forward, LayerCall]] = {
+    "at the value": (lambda self, x: x + self.se(self.b(torch.relu(self.a(x)))), LayerCall("se", "b")),
+    "at a user": (lambda self, x: self.se(x) + self.b(torch.relu(self.a(x))), LayerCall("se", "x", ("add",))),
+    "at the entry": (lambda self, x: before(self, self.se(x)), LayerCall("se", "x")),
+    "behind": (lambda self, x: self.se(before(self, x)), LayerCall("se", "add")),
 }
 
 
@@ -78,7 +79,7 @@ WRONG: dict[str, Forward] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_rewrite_is_refused(name: str) -> None:
     with pytest.raises(Unfit) as caught:
-        check(graph(before), graph(WRONG[name]), [Insertion("se", "b")])
+        check(graph(before), graph(WRONG[name]), [LayerCall("se", "b")])
     if name in ("not called", "called twice"):
         assert f"call self.se {0 if name == 'not called' else 2} times" in str(caught.value)
 
@@ -167,7 +168,7 @@ def test_a_refusal_for_aliases_names_both_lines() -> None:
     trace = seen.trace(seen.twin)
     assert trace is not None
     with pytest.raises(Unfit) as caught:
-        check(trace.graph, graph(new), [Insertion("se", "x", ("relu",))])
+        check(trace.graph, graph(new), [LayerCall("se", "x", ("relu",))])
     first = Writing.forward.__code__.co_firstlineno
     assert f"line {first + 1} of test_validation.py writes into it in place" in str(caught.value)
     assert f"line {first + 2} of test_validation.py reads it" in str(caught.value)
