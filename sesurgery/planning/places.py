@@ -7,7 +7,6 @@ from sesurgery.placement.named_layers import Layer, layers_of
 from sesurgery.placement.placements import sites
 from sesurgery.placement.sites import Site
 from sesurgery.recipe.phrases import PHRASES, At
-from sesurgery.words.paths import outwards
 
 
 def places_in(anatomy: Anatomy) -> dict[str, int]:
@@ -23,11 +22,6 @@ def _count(anatomy: Anatomy, at: At) -> int:
     if at.role != "place":
         return sum(isinstance(layer, Layer) for layer in layers_of(anatomy, at))
     places = [site for site in sites(anatomy, at) if isinstance(site, Site)]
-    if at.layer.endswith(("conv", "linear")) and anatomy.blocks:
-        return sum(_in_block(anatomy, site) for site in places)
+    if at.of_blocks and anatomy.blocks:
+        return sum(anatomy.block_of(anatomy.survey.paths[site.host]) is not None for site in places)
     return len(places)
-
-
-def _in_block(anatomy: Anatomy, site: Site) -> bool:
-    blocks = {anatomy.survey.paths[block] for block in anatomy.blocks}
-    return any(outer in blocks for outer in outwards(anatomy.survey.paths[site.host]))

@@ -45,6 +45,11 @@ class At:
         return PHRASES[self.name].role
 
     @property
+    def of_blocks(self) -> bool:
+        """Whether it names places of convolutions or linear layers: those of the blocks, unless said otherwise."""
+        return self.role == "place" and self.layer.endswith(("conv", "linear"))
+
+    @property
     def layer(self) -> str:
         """The kind of layer that the phrase is about: "conv" of "after conv"; the phrase itself for others."""
         return self.name.removeprefix("after ").removeprefix("before ")

@@ -280,7 +280,7 @@ class Rule(_Model):
         """Whether a place of layers is meant in blocks alone: so it is unless ``where`` says by name what is meant."""
         where = self.where
         names = (where.blocks, where.type, where.inside, where.path, where.region)
-        return self.at.role == "place" and self.at.layer.endswith(("conv", "linear")) and not any(names)
+        return self.at.of_blocks and not any(names)
 
     @property
     def place(self) -> At:
