@@ -29,11 +29,12 @@ _OFFERED = re.compile(r"(?!_).*(fuse|fusion|reparam|re_param|deploy|merge)", re.
 def later_calls(model: nn.Module) -> list[tuple[type[nn.Module], str]]:
     """Classes of the model with methods that take no arguments and are called after training, by their names."""
     kinds = dict.fromkeys(original_class(type(module)) for module in model.modules())
-    return [(kind, name) for kind in kinds for name in dir(kind) if _is_offered(kind, name)]
+    authors = [kind for kind in kinds if not kind.__module__.startswith("torch.")]
+    return [(kind, name) for kind in authors for name in dir(kind) if _is_offered(kind, name)]
 
 
 def _is_offered(kind: type[nn.Module], name: str) -> bool:
-    if not _OFFERED.match(name) or hasattr(nn.Module, name) or kind.__module__.startswith("torch."):
+    if not _OFFERED.match(name) or hasattr(nn.Module, name):
         return False
     method = getattr(kind, name)
     try:

@@ -76,14 +76,11 @@ class Rehearsal:
 
     def cost(self) -> Cost:
         """The cost of the copy as it is, from a forward of its own where a step has changed it."""
-        self._catch_up()
-        if not self._stale:
-            return self.survey.cost
-        body = self.survey.twin if self.survey.body is None else self.survey.body
-        return counted(body, self.survey.args)
+        body = self.performed()
+        return counted(body, self.survey.args) if self._stale else self.survey.cost
 
     def performed(self) -> nn.Module:
-        """The copy that runs, with all steps performed on it; the last thing to be asked for."""
+        """The copy that runs, with all steps performed on it."""
         self._catch_up()
         return self.survey.twin if self.survey.body is None else self.survey.body
 
@@ -91,8 +88,8 @@ class Rehearsal:
         if not self._waiting.actions:
             return
         with LOCK, torch.random.fork_rng(devices=[]):
-            for copy in filter(None, (self.survey.twin, self.survey.body)):
-                perform(copy, self._waiting.actions)
+            for body in filter(None, (self.survey.twin, self.survey.body)):
+                perform(body, self._waiting.actions)
         self._waiting, self._stale = Step(), True
 
 
