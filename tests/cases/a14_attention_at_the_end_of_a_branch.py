@@ -1,21 +1,10 @@
 """SE as the last layer of a Sequential that is the branch: "already has attention"."""
 
 import torch
-from case import Net, verdict
+from case import SE, Net, verdict
 from torch import nn
 
 import sesurgery
-
-
-class SE(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.fc = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 2, 1), nn.ReLU(), nn.Conv2d(2, width, 1), nn.Sigmoid()
-        )
-
-    def forward(self, x):
-        return x * self.fc(x)
 
 
 class Block(nn.Module):

@@ -2,21 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from case import Net, Two, verdict
+from case import SE, Net, Two, verdict
 from torch import nn
 
 import sesurgery
-
-
-class SE(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.fc = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 2, 1), nn.ReLU(), nn.Conv2d(2, width, 1), nn.Sigmoid()
-        )
-
-    def forward(self, x):
-        return x * self.fc(x)
 
 
 class Tail(nn.Module):

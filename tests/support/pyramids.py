@@ -28,10 +28,10 @@ class Bottleneck(nn.Module):
 
 
 class C3(nn.Module):
-    def __init__(self, i: int, o: int, shortcut: bool = True) -> None:
+    def __init__(self, i: int, o: int, shortcut: bool = True, n: int = 1) -> None:
         super().__init__()
         self.cv1, self.cv2, self.cv3 = Conv(i, o // 2), Conv(i, o // 2), Conv(o, o)
-        self.m = nn.Sequential(Bottleneck(o // 2, shortcut))
+        self.m = nn.Sequential(*(Bottleneck(o // 2, shortcut) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
