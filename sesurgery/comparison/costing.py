@@ -42,7 +42,7 @@ class Costing:
     spec: zoo.ModelSpec | None
     example: Any = None
     size: Any = None
-    _steps: dict[str, Step] = field(default_factory=dict)
+    _steps: dict[Any, Step] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rehearsal: Rehearsal = rehearse(self.model, self.spec, self.example, self.size)
@@ -72,7 +72,7 @@ class Costing:
     def _insertions(self, candidate: Candidate) -> tuple[tuple[Edit, ...], Cost]:
         """Insertions keep shapes and do not see each other: those of some stages are some of all stages' edits."""
         everywhere = candidate if candidate.stages == OWN else replace(candidate, stages="all")
-        key = everywhere.name
+        key = (id(candidate.recipe), candidate.module, repr(candidate.options), candidate.stages == OWN)
         if key not in self._steps:
             with LOCK:
                 self._steps[key] = plan_step(self.anatomy, recipe_of(everywhere).rules[0], 0)

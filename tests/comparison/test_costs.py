@@ -56,6 +56,15 @@ def test_equal_candidates_are_one_row() -> None:
     assert len(names["standard eca reduction=8, stages all"]) == 3
 
 
+def test_recipes_of_one_name_are_told_apart() -> None:
+    rule = {"at": "before residual add"}
+    recipes = [{"name": "mine", "rules": [{"insert": {"module": module}, **rule}]} for module in ("se", "eca")]
+    rows = compared(recipes, sort="none")
+    wanted = [sesurgery.plan(MODEL, recipe, input_size=SIZE).after for recipe in recipes]
+    assert [row.cost for row in rows] == wanted
+    assert wanted[0] != wanted[1]
+
+
 def test_insertions_add_up_over_stages() -> None:
     rows = {row.stages: row for row in compared("standard", stages="each,all")}
     base = sesurgery.plan(MODEL, "standard", input_size=SIZE).before
