@@ -16,8 +16,6 @@ from torch import nn
 
 from sesurgery import api
 from sesurgery.errors import InputError, ModelError
-from sesurgery.operating.backup import MODEL_MARK
-from sesurgery.plans import Plan
 from sesurgery.recording.nested import batch_of, map_tensors, sample_shapes
 from sesurgery.timing.result import Latency
 from sesurgery.verification.inputs import Args, Inputs
@@ -103,10 +101,10 @@ def _pairs(timers: list[Any], seconds: float) -> tuple[tuple[float, float], ...]
 
 def _original(operated: nn.Module) -> nn.Module:
     """A copy of the model as it was before its last operation."""
-    plans = (operated.__dict__.get(MODEL_MARK) or {}).get("plans", ())
+    plans = api.plans_of(operated)
     original = api.revert(copy.deepcopy(operated))
     for plan in plans[:-1]:
-        api.apply(original, Plan.from_json(plan), inplace=True)
+        api.apply(original, plan, inplace=True)
     return original
 
 
