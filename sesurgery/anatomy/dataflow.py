@@ -15,24 +15,15 @@ from torch.fx import Node
 from sesurgery.recording.channel_axes import is_activation
 from sesurgery.recording.nested import tensors_in
 
-
-def _aten(*names: str) -> frozenset[Any]:
-    """The overloads of aten operations, as a graph of ``torch.export`` calls them."""
-    packets = (getattr(torch.ops.aten, name) for name in names)
-    return frozenset(getattr(packet, overload) for packet in packets for overload in packet.overloads())
-
-
-_ADD: frozenset[Any] = _aten("add", "add_", "addcmul", "addcmul_") | {
-    *(operator.add, operator.iadd, torch.add, "add", "add_", torch.addcmul, "addcmul", "addcmul_")
-}
-_MUL: frozenset[Any] = _aten("mul", "mul_") | {
-    *(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
-}
-_CAT: frozenset[Any] = _aten("cat") | {torch.cat, torch.concat, torch.concatenate}
-_STACK: frozenset[Any] = _aten("stack") | {torch.stack}
-_BLEND: frozenset[Any] = _aten("lerp", "lerp_") | {torch.lerp, "lerp", "lerp_"}
-_SUM: frozenset[Any] = _aten("sum") | {torch.sum, "sum"}
-_SCALE: frozenset[Any] = _MUL | _aten("div", "div_") | {operator.truediv, torch.div, "div", "div_"}
+_ADD: frozenset[Any] = frozenset(
+    (operator.add, operator.iadd, torch.add, "add", "add_", torch.addcmul, "addcmul", "addcmul_")
+)
+_MUL: frozenset[Any] = frozenset((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply"))
+_CAT: frozenset[Any] = frozenset((torch.cat, torch.concat, torch.concatenate))
+_STACK: frozenset[Any] = frozenset((torch.stack,))
+_BLEND: frozenset[Any] = frozenset((torch.lerp, "lerp", "lerp_"))
+_SUM: frozenset[Any] = frozenset((torch.sum, "sum"))
+_SCALE: frozenset[Any] = _MUL | {operator.truediv, torch.div, "div", "div_"}
 
 
 def carries(node: object) -> TypeGuard[Node]:

@@ -244,13 +244,17 @@ def _named(func: Any, args: tuple[Any, ...]) -> tuple[str, Any, str]:
         return "call_function", getattr, "getattr"
     if name == "__set__":
         return "call_function", setattr, "setattr"
+    plain = name.partition(".")[0]
+    is_overload = hasattr(func, "overloadpacket")  # aten's own, as graphs of torch.export call it
+    if is_overload or _is_method(func):
+        known = _IN_PLACE.get(plain) or _OPERATORS.get(plain)
+        if known is not None:
+            return "call_function", known, known.__name__.strip("_")
+    if is_overload:
+        return "call_function", getattr(torch, plain, func), plain
     if _is_method(func):
-        if name in _IN_PLACE:
-            return "call_function", _IN_PLACE[name], _IN_PLACE[name].__name__
-        if name in _OPERATORS:
-            return "call_function", _OPERATORS[name], _OPERATORS[name].__name__.strip("_")
         return "call_method", name, name.strip("_")
-    return "call_function", func, name.partition(".")[0]
+    return "call_function", func, plain
 
 
 def _is_method(func: Any) -> bool:
