@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from sesurgery.errors import StalePlanError, Unfit
@@ -102,6 +102,9 @@ class Differences:
 
     def _setting_lines(self, before: nn.Module, after: nn.Module) -> list[str]:
         old, new = settings(before), settings(after)
+        if any(isinstance(value, Tensor) for name, value in after.__dict__.items() if name not in before.__dict__):
+            # A forward has left tensors here, which are made anew: what came with them (their shape) is no setting.
+            new = {name: value for name, value in new.items() if name in before.__dict__}
         lines = [
             f"host.{name} = {self.value(value)}"
             for name, value in new.items()

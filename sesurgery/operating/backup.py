@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
+from sesurgery.operating.guards import stand_guard
 from sesurgery.words.paths import join
 
 HOST_MARK = "_sesurgery_host"
@@ -45,6 +46,10 @@ class HostMark:
     layers: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        stand_guard()  # an operated model that comes from a file may be trained in a process that operates on none
+
 
 def mark_of(module: nn.Module) -> HostMark | None:
     """The mark of an operated host, or None."""
@@ -53,6 +58,7 @@ def mark_of(module: nn.Module) -> HostMark | None:
 
 def set_mark(module: nn.Module, name: str, value: Any) -> None:
     """Leave a mark on ``module``."""
+    stand_guard()
     module.__dict__[name] = value
     if isinstance(module, GraphModule):
         meta = module.__dict__.get("meta") or {}

@@ -233,6 +233,32 @@ def test_the_command_takes_a_folder_or_a_model_with_a_recipe(tmp_path: Path) -> 
     assert "add --recipe" in run("eject", TINY, "-o", tmp_path / "c").stderr
 
 
+CACHED = """
+
+
+class Gridded(Net):
+    shape = None
+
+    def forward(self, x):
+        if self.shape != x.shape:
+            self.grid, self.shape = torch.ones(x.shape[-1]), x.shape
+        return super().forward(x * self.grid)
+
+
+def gridded():
+    return Gridded(8, 1)
+"""
+
+
+def test_what_a_run_has_left_behind_is_no_setting(tmp_path: Path) -> None:
+    (tmp_path / "cached.py").write_text(SOURCE + CACHED)
+    surgery = sesurgery.apply(f"{tmp_path / 'cached.py'}:gridded", "standard", input_size="32")
+    surgery.model(torch.zeros(1, 3, 32, 32))
+    text = (sesurgery.eject(surgery, tmp_path / "a") / "model.py").read_text()
+    assert "host.se = " in text
+    assert "shape" not in text
+
+
 def test_reading(tmp_path: Path) -> None:
     surgery = sesurgery.apply(TINY, "standard", stages="4")
     text = (sesurgery.eject(surgery, tmp_path / "a") / "model.py").read_text()
