@@ -88,7 +88,7 @@ __all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDu
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("attention", "extend", "integrations"):  # used by their names: sesurgery.extend.placement
+    if name in ("attention", "extend", "integrations", "training"):  # used by their names: sesurgery.extend.placement
         return import_module(f"sesurgery.{name}")
     if name not in _HOME:
         raise AttributeError(f'module "sesurgery" has no attribute "{name}"')

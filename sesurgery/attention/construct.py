@@ -16,6 +16,8 @@ from sesurgery.attention.registry import check_options, entry
 from sesurgery.errors import InputError, Unfit
 from sesurgery.words.text import reason
 
+NEAR = 0.1
+
 
 @dataclass(frozen=True)
 class _Case:
@@ -90,10 +92,14 @@ def _construct(case: _Case) -> nn.Module:
     init = settings["init"]
     if not case.layer.starts_as_identity:
         del settings["init"]
+    elif init == "near":
+        settings["init"] = "paper"
     node = case.layer.load()(case.port, **settings)
     if not isinstance(node, nn.Module):
         problem = f"its builder returned a {type(node).__name__}"
         raise InputError(problem, where=case.layer.name, remedy="return an nn.Module")
+    if init == "near":
+        return IdentityStart(node, NEAR)
     wrap = init == "identity" and not case.layer.starts_as_identity
     return IdentityStart(node) if wrap else node
 
@@ -102,13 +108,15 @@ class IdentityStart(nn.Module):
     """``x + scale * (node(x) - x)`` with a learned scale that starts at 0 (ReZero, Bachlechner et al. 2020,
     arXiv:2003.04887): at insertion the output is ``x``, at scale 1 it is the node's own.
 
-    Input and output have the shape that ``node`` keeps.
+    Input and output have the shape that ``node`` keeps. With ``init: near`` the scale starts at ``NEAR``: the output is
+    ``NEAR * abs(node(x) - x)`` away from ``x``, so at most ``NEAR * abs(x)`` where gates lie between 0 and 1, and the
+    node's own weights learn from the first step on.
     """
 
-    def __init__(self, node: nn.Module) -> None:
+    def __init__(self, node: nn.Module, start: float = 0.0) -> None:
         super().__init__()
         self.node = node
-        self.scale = nn.Parameter(torch.zeros(1))
+        self.scale = nn.Parameter(torch.full((1,), start))
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape of ``x`` in, the same out."""

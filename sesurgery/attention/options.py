@@ -36,7 +36,7 @@ ACTIVATIONS = (
 INHERIT = "inherit"
 GATES = ("sigmoid", "hard_sigmoid", "tanh", "relu")
 SQUEEZES = ("avg", "max", "avg+max", "none")
-INITS = ("paper", "identity")
+INITS = ("paper", "near", "identity")
 SOURCES = ("site", "block input")
 
 MAX_CHANNELS = 65536

@@ -49,8 +49,8 @@ Init = Annotated[
     str | None,
     typer.Option(
         "--init",
-        metavar="paper|identity",
-        help="identity: the output stays bit for bit what it was. paper: gates start at about 0.5.",
+        metavar="paper|near|identity",
+        help="identity: the output stays bit for bit what it was. near: a tenth of the way. paper: gates at about 0.5.",
     ),
 ]
 ModelArgs = Annotated[

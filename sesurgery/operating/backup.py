@@ -84,6 +84,18 @@ def inserted_layers(model: nn.Module) -> set[nn.Module]:
     return layers
 
 
+def changed_children(model: nn.Module) -> list[tuple[nn.Module, nn.Module | None]]:
+    """The modules that operations have put into ``model`` so far, each with the one that it took the place of."""
+    children: list[tuple[nn.Module, nn.Module | None]] = []
+    for module in model.modules():
+        mark = mark_of(module)
+        for name, (kind, old) in ({} if mark is None else mark.attributes).items():
+            child = module._modules.get(name)
+            if child is not None:
+                children.append((child, old if kind == "module" else None))
+    return children
+
+
 def changes_of(model: nn.Module) -> tuple[str, ...]:
     """What operations have changed in ``model`` so far: paths of children, and of hosts with edited methods."""
     changes: list[str] = []

@@ -14,6 +14,7 @@ from ports import MAP, PORTS, check_all_gradients, count, sample, shapes
 
 import sesurgery.attention as attn
 from sesurgery.attention import LAYOUTS, Port, build, refusal
+from sesurgery.attention.construct import NEAR
 from sesurgery.attention.options import GATES
 from sesurgery.errors import Unfit
 
@@ -22,7 +23,7 @@ UNFITTING = [(name, layout) for name in attn.names() for layout in PORTS if layo
 
 
 @pytest.mark.parametrize(("name", "layout"), FITTING)
-@pytest.mark.parametrize("init", ["paper", "identity"])
+@pytest.mark.parametrize("init", ["paper", "near", "identity"])
 def test_it_keeps_the_shape_and_trains(name: str, layout: str, init: str) -> None:
     port = PORTS[layout]
     assert refusal(name, port, {"init": init}) is None
@@ -47,6 +48,16 @@ def test_identity_start_is_exact_and_leaves_zero_when_trained(name: str, layout:
         (node.train()(x) - 2 * x.flip(0)).square().mean().backward()
         optimizer.step()
     assert not torch.equal(node.eval()(x), x)
+
+
+@pytest.mark.parametrize(("name", "layout"), FITTING)
+def test_near_is_a_tenth_of_the_way_to_the_layer(name: str, layout: str) -> None:
+    port = PORTS[layout]
+    node = build(name, port, {"init": "near"}).eval()
+    x = sample(port)
+    torch.testing.assert_close(node(x) - x, NEAR * (node.node(x) - x))
+    if "gate" in attn.entry(name).options:  # a sigmoid: what it multiplies by lies between 0 and 1
+        assert ((node(x) - x).abs() <= NEAR * x.abs() * (1 + 1e-5) + 1e-7).all()
 
 
 @pytest.mark.parametrize(("name", "layout"), UNFITTING)

@@ -29,7 +29,7 @@ BAD_OPTIONS = [
     ("se", {"squeeze": "average"}, 'did you mean "avg"'),
     ("se", {"act": "leeky_relu"}, 'did you mean "leaky_relu"'),
     ("se", {"act": 7}, "7 is not known"),
-    ("se", {"init": "zero"}, 'expected "paper" or "identity"'),
+    ("se", {"init": "zero"}, 'expected "paper", "near" or "identity"'),
     ("se", {"bias": 1}, "1 is neither true nor false"),
     ("se", {"reduce_from": "blok input"}, 'did you mean "block input"'),
     ("ese", {"squeeze": "max"}, "is not known"),
