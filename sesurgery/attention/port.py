@@ -15,6 +15,7 @@ LAYOUTS = {
     "ncthw": "(N, C, T, H, W)",
     "nthwc": "(N, T, H, W, C)",
     "nc": "(N, C)",
+    "n...c": "(N, ..., C)",
 }
 _BY_RANK_AND_AXIS = {
     (4, 1): "nchw",
@@ -74,7 +75,8 @@ class Port:
     @property
     def layout(self) -> str:
         """One of ``LAYOUTS``, or ``"other"``."""
-        return _BY_RANK_AND_AXIS.get((self.rank, self.axis), "other")
+        rest = "n...c" if self.axis == self.rank - 1 else "other"
+        return _BY_RANK_AND_AXIS.get((self.rank, self.axis), rest)
 
     @property
     def words(self) -> str:

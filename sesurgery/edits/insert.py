@@ -22,6 +22,7 @@ from sesurgery.placement.routes import insertion, last_layer, notes_on, possible
 from sesurgery.placement.sites import Site, place_of, value_place
 from sesurgery.plans import AttentionLayer, Cost, Skip, Swap, SwapChild
 from sesurgery.recipe.rules import Insert, Rule
+from sesurgery.recording.channel_axes import are_samples_mixed, sample_axis
 from sesurgery.recording.costs import measured
 from sesurgery.recording.nested import batch_of
 from sesurgery.recording.recorder import is_chain
@@ -69,8 +70,7 @@ class InsertKind:
         site: Site = spot.site
         value: torch.Tensor = site.value.meta["val"]
         port = port_of(value)
-        if port.layout == "nlc" and value.shape[0] != survey.batch == value.shape[1]:
-            raise Unfit(f"{tuple(value.shape)} is (L, N, C): its samples lie on axis 1, and a node would mix them")
+        _refuse_mixed_samples(value)
         options = resolve(anatomy, edit.module, edit.options, site.host, port)
         present = _present(anatomy, site)
         if present is not None and rule.if_present == "refuse":
@@ -87,6 +87,19 @@ class InsertKind:
             path = join(survey.paths[host], name)
         notes = (*notes_on(survey, host), *size_notes(layer))
         return Proposal(path, change, layer.module, params, macs, notes)
+
+
+def _refuse_mixed_samples(value: torch.Tensor) -> None:
+    """Raise ``Unfit`` where the samples of an activation lie elsewhere than along its first axis."""
+    axis, shape = sample_axis(value), tuple(value.shape)
+    if axis:
+        named = f"{shape} is (L, N, C): its samples lie" if (axis, value.ndim) == (1, 3) else f"samples of {shape} lie"
+        raise Unfit(f"{named} on axis {axis}, and a node would mix them")
+    if value.ndim == 3 and are_samples_mixed(value):
+        raise Unfit(
+            f"which axis of {shape} holds the samples cannot be derived: a layer mixes what lies along the first axis "
+            "of the model's input"
+        )
 
 
 def _swapped(survey: Survey, path: str, layer: AttentionLayer) -> SwapChild:

@@ -1,4 +1,4 @@
-"""Which axis of an activation holds its channels: derived from the operations that made it, never guessed.
+"""Which axis of an activation holds its channels, and which its samples: derived from the operations that made it.
 
 During the one forward pass of planning each tensor that leaves an aten operation is labelled with its channel axis.
 A convolution writes channels on axis 1, a linear layer and a layer norm on the last axis; a permutation moves the
@@ -6,11 +6,16 @@ label, a view splits or joins it (channel shuffles, attention heads), anything t
 A linear layer along another axis than that of the channels mixes tokens (MLP-Mixer) and leaves the channels in place.
 Where none of this says anything, the tensor has no label and a node cannot be put there. That of the model's input is
 assumed to be axis 1 until a layer says otherwise.
+
+The samples of an input are assumed to lie along its first axis, and are followed in the same way; a merge of axes (of
+windows into the batch, of tokens before a linear layer) keeps them where they are in the order of the numbers. Where a
+layer or attention mixes what that axis holds, the assumption was wrong: it holds places, as in (L, N, C).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -21,6 +26,7 @@ from sesurgery.recording.compat import viewed
 _LABEL = "_sesurgery_channel_axes"
 _ACTIVATION = "_sesurgery_activation"
 _FOLDED = "_sesurgery_folded"
+_SAMPLES = "_sesurgery_samples"
 # They take the shape of an activation, but nothing of what it says: noise and masks.
 _FRESH = frozenset(
     "rand_like randn_like randint_like zeros_like ones_like full_like empty_like "
@@ -33,7 +39,41 @@ class Assumed(tuple[int, ...]):
     """The axis of an input that no layer has seen yet: any other label is better."""
 
 
+@dataclass(eq=False)
+class _Input:
+    """An input of the model: whether what lies along its first axis turned out to be mixed."""
+
+    mixed: bool = False
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Where the samples of an activation are.
+
+    Attributes:
+        axis: the axis along which they lie.
+        number: how many there are.
+        inside: how many steps of the axis each takes (windows, attention heads).
+        input: that they come from; not compared.
+    """
+
+    axis: int
+    number: int
+    inside: int
+    input: _Input
+
+    def at(self, axis: int) -> Samples:
+        """The same samples along another axis."""
+        return Samples(axis, self.number, self.inside, self.input)
+
+    @property
+    def key(self) -> tuple[int, int, int, bool]:
+        """What is compared."""
+        return self.axis, self.number, self.inside, self.input.mixed
+
+
 _Rule = Callable[[tuple[Any, ...], torch.Tensor], Axes | None]
+_SampleRule = Callable[[tuple[Any, ...], torch.Tensor], Samples | None]
 
 
 def channel_axis(tensor: object) -> int | None:
@@ -42,15 +82,33 @@ def channel_axis(tensor: object) -> int | None:
     return axes[0] if axes is not None and len(axes) == 1 else None
 
 
+def sample_axis(tensor: object) -> int | None:
+    """The axis along which the samples of an activation lie, or None where it is not known."""
+    samples = _samples(tensor)
+    return None if samples is None or samples.input.mixed else samples.axis
+
+
+def are_samples_mixed(tensor: object) -> bool:
+    """Whether what was assumed to be samples of the model's input was mixed by a layer: then it was none."""
+    samples = _samples(tensor)
+    return samples is not None and samples.input.mixed
+
+
 def assume(tensor: torch.Tensor, axis: int | None) -> None:
     """Say on which axis an input should hold its channels as long as no layer says otherwise; None forgets."""
     _set(tensor, None if axis is None else Assumed((axis,)))
 
 
+def assume_samples(tensor: torch.Tensor) -> None:
+    """Say that the first axis of an input should hold its samples as long as no layer mixes them."""
+    if tensor.ndim > 1:
+        setattr(tensor, _SAMPLES, Samples(0, tensor.shape[0], 1, _Input()))
+
+
 def labels(tensor: torch.Tensor) -> tuple[Any, ...]:
     """All that a tensor is labelled with, to be compared."""
-    axes = _axes(tensor)
-    return axes, type(axes) is Assumed, is_activation(tensor)
+    axes, samples = _axes(tensor), _samples(tensor)
+    return axes, type(axes) is Assumed, is_activation(tensor), None if samples is None else samples.key
 
 
 def is_activation(tensor: object) -> bool:
@@ -66,6 +124,9 @@ def mark_activation(tensor: torch.Tensor) -> None:
 def copy_labels(source: torch.Tensor, target: torch.Tensor) -> None:
     """Give ``target`` the labels of ``source``."""
     _set(target, _axes(source))
+    samples = _samples(source)
+    if samples is not None:
+        setattr(target, _SAMPLES, samples)
     if is_activation(source):
         mark_activation(target)
 
@@ -76,12 +137,19 @@ def propagate(name: str, args: tuple[Any, ...], output: Any) -> None:
     for item in output if isinstance(output, (tuple, list)) else (output,):
         if isinstance(item, torch.Tensor):
             _set(item, _axes_after(name, args, item))
+            samples = _samples_after(name, args, item)
+            if samples is not None or hasattr(item, _SAMPLES):
+                setattr(item, _SAMPLES, samples)
             if depends:
                 mark_activation(item)
     if depends and name.endswith("_") and isinstance(args[0], torch.Tensor):
         base = viewed(args[0])  # written through a view of it: images put into a batch of zeros
         if base is not None:
             mark_activation(base)
+
+
+def _samples(tensor: object) -> Samples | None:
+    return getattr(tensor, _SAMPLES, None)
 
 
 def _axes(tensor: object) -> Axes | None:
@@ -314,3 +382,154 @@ _RULES: dict[str, _Rule] = {
     ),
 }
 _WRITING = frozenset((_convolution, _channels_second, _linear, _layer_norm))
+
+
+def _samples_after(name: str, args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    name = name.rstrip("_")
+    if name.startswith("_scaled_dot_product"):
+        return _attended(args, output)
+    return _SAMPLE_RULES.get(name, _samples_kept)(args, output)
+
+
+def _samples_kept(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    """Where the samples of the arguments lie, if they agree and the axis has kept its length."""
+    kept: Samples | None = None
+    for tensor in _tensors(args):
+        samples = _samples(tensor)
+        if samples is None or tensor.ndim != output.ndim or tensor.shape[samples.axis] != output.shape[samples.axis]:
+            continue
+        if kept is not None and kept.axis != samples.axis:
+            return None
+        kept = samples
+    return kept
+
+
+def _samples_cut(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    """A part of the samples, or several runs of them one behind the other."""
+    for tensor in _tensors(args):
+        samples = _samples(tensor)
+        if samples is not None and tensor.ndim == output.ndim:
+            length = output.shape[samples.axis]
+            same = length == tensor.shape[samples.axis]
+            return samples if same else Samples(samples.axis, length, 1, samples.input)
+    return None
+
+
+def _samples_viewed(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    """A view leaves the order of the numbers: the samples are where as many numbers lie behind each as before."""
+    source, samples = args[0], _samples(args[0])
+    if samples is None or tuple(source.shape) == tuple(output.shape):
+        return samples
+    stride = prod(source.shape[samples.axis + 1 :]) * samples.inside
+    places: list[int] = []
+    for axis, length in enumerate(output.shape):
+        behind = prod(output.shape[axis + 1 :])
+        if 0 < behind <= stride and stride % behind == 0 and stride * samples.number <= behind * length:
+            places.append(axis)
+    if samples.number == 1:  # one sample may be at either end of an axis
+        ends = [axis for axis in places if prod(output.shape[axis + 1 :]) == stride]
+        ones = [axis for axis in ends if output.shape[axis] == 1]
+        places = ones or (ends if output.ndim < source.ndim else []) or places
+    if not places:
+        return None
+    axis = samples.axis if samples.axis in places else places[0]
+    return Samples(axis, samples.number, stride // prod(output.shape[axis + 1 :]), samples.input)
+
+
+def _samples_permuted(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    samples = _samples(args[0])
+    return None if samples is None else samples.at([dim % output.ndim for dim in args[1]].index(samples.axis))
+
+
+def _samples_transposed(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    samples = _samples(args[0])
+    if samples is None:
+        return None
+    one, two = (dim % output.ndim for dim in args[1:3]) if len(args) > 2 else (0, 1)
+    return samples.at({one: two, two: one}.get(samples.axis, samples.axis))
+
+
+def _samples_unsqueezed(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    samples = _samples(args[0])
+    return None if samples is None else samples.at(samples.axis + (args[1] % output.ndim <= samples.axis))
+
+
+def _samples_stacked(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    samples = next((label for tensor in args[0] if (label := _samples(tensor)) is not None), None)
+    new = (args[1] if len(args) > 1 else 0) % output.ndim
+    return None if samples is None else samples.at(samples.axis + (new <= samples.axis))
+
+
+def _samples_expanded(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    samples, source = _samples(args[0]), args[0]
+    if samples is None:
+        return None
+    axis = samples.axis + output.ndim - source.ndim
+    return samples.at(axis) if output.shape[axis] == source.shape[samples.axis] else None
+
+
+def _samples_left(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    """Behind an operation that takes axes away, those of its second argument (``mean``, ``select``)."""
+    source, samples = args[0], _samples(args[0])
+    if samples is None or output.ndim == source.ndim:
+        return _samples_kept(args, output)
+    gone = args[1] if len(args) > 1 and args[1] is not None else 0 if output.ndim else range(source.ndim)
+    dims = [dim % source.ndim for dim in ([gone] if isinstance(gone, int) else gone)]
+    return None if samples.axis in dims else samples.at(samples.axis - sum(dim < samples.axis for dim in dims))
+
+
+def _multiplied(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    """A product of matrices: rows of the left one and columns of the right one stay, what lies between is mixed."""
+    left, right = (_samples(tensor) for tensor in args[-2:])
+    rows, columns = output.ndim - 2, output.ndim - 1
+    if left is not None and left.axis == columns:
+        _mix(left)
+        left = None
+    if right is not None and right.axis == rows:
+        _mix(right)
+        right = None
+    return left if right is None else right if left is None or left.axis == right.axis else None
+
+
+def _by_a_kernel(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    """A convolution or a linear layer: it mixes the channels."""
+    samples, mixed = _samples(args[0]), 1 if output.ndim == args[1].ndim > 2 else output.ndim - 1
+    if samples is not None and samples.axis == mixed:
+        _mix(samples)
+        return None
+    return _samples_kept(args[:1], output)
+
+
+def _attended(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    samples = _samples(args[0])
+    if samples is not None and samples.axis >= args[0].ndim - 2:
+        _mix(samples)
+        return None
+    return _samples_kept(args[:1], output)
+
+
+def _mix(samples: Samples) -> None:
+    if samples.number > 1:
+        samples.input.mixed = True
+
+
+def _looked_up(args: tuple[Any, ...], output: torch.Tensor) -> Samples | None:
+    """An embedding: its vectors lie along a new last axis."""
+    return _samples(args[1])
+
+
+_SAMPLE_RULES: dict[str, _SampleRule] = {
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze"), _samples_viewed),
+    **dict.fromkeys(("slice", "split", "split_with_sizes", "cat", "repeat", "index", "index_select"), _samples_cut),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "std", "var", "select", "unbind"), _samples_left),
+    **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm"), _multiplied),
+    **dict.fromkeys(("convolution", "_convolution", "linear"), _by_a_kernel),
+    "permute": _samples_permuted,
+    "transpose": _samples_transposed,
+    "t": _samples_transposed,
+    "unsqueeze": _samples_unsqueezed,
+    "stack": _samples_stacked,
+    "expand": _samples_expanded,
+    "embedding": _looked_up,
+    "as_strided": lambda args, output: None,
+}

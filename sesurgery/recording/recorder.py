@@ -18,7 +18,7 @@ from torch.fx import Graph
 
 from sesurgery.plans import Cost
 from sesurgery.recording.author_places import place_in
-from sesurgery.recording.channel_axes import assume, mark_activation
+from sesurgery.recording.channel_axes import assume, assume_samples, mark_activation
 from sesurgery.recording.compat import Unnoted, is_wrapped, undispatched
 from sesurgery.recording.costs import CountingMode, KeptBytes
 from sesurgery.recording.module_state import kept, undisturbed
@@ -97,6 +97,9 @@ def run(
     for leaf in tensors_in(args):
         mark_activation(leaf)
         assume(leaf, 1 if leaf.ndim >= 3 and leaf.is_floating_point() else None)
+    for leaf in args:
+        if isinstance(leaf, torch.Tensor):
+            assume_samples(leaf)
     with _watched(model, counting, gradients):
         root = recorder.record(model, args, {}, _on_device(args if device else ()))
     frames: dict[nn.Module, Frame] = {}
