@@ -15,14 +15,13 @@ from torch.fx import Node
 from sesurgery.recording.channel_axes import is_activation
 from sesurgery.recording.nested import tensors_in
 
-_ADD: frozenset[Any] = frozenset(
-    (operator.add, operator.iadd, torch.add, "add", "add_", torch.addcmul, "addcmul", "addcmul_")
-)
+_ADD_PRODUCT: frozenset[Any] = frozenset((torch.addcmul, "addcmul", "addcmul_"))
+_ADD: frozenset[Any] = frozenset((operator.add, operator.iadd, torch.add, "add", "add_")) | _ADD_PRODUCT
 _MUL: frozenset[Any] = frozenset((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply"))
 _CAT: frozenset[Any] = frozenset((torch.cat, torch.concat, torch.concatenate))
 _STACK: frozenset[Any] = frozenset((torch.stack,))
 _BLEND: frozenset[Any] = frozenset((torch.lerp, "lerp", "lerp_"))
-_SUM: frozenset[Any] = frozenset((torch.sum, "sum"))
+_SUM: frozenset[Any] = frozenset((torch.sum, "sum", torch.mean, "mean"))
 _SCALE: frozenset[Any] = _MUL | {operator.truediv, torch.div, "div", "div_"}
 
 
@@ -52,12 +51,17 @@ def shape(node: Node) -> torch.Size:
 
 
 def added(node: Node) -> tuple[Node, ...]:
-    """The activations that ``node`` adds up: two for ``a + b`` and ``lerp``, any number for a sum over a stack."""
+    """The activations that ``node`` adds up: two for ``a + b`` and ``lerp``, any number for a sum over a stack.
+
+    Of a product of two activations that ``addcmul`` adds, the one with more behind it stands for the term.
+    """
     if node.op not in ("call_function", "call_method") or not carries(node):
         return ()
     if node.target in _ADD or node.target in _BLEND:
         given = (*node.args, *node.kwargs.values())
         terms = [term for term in (given[:2] if node.target in _BLEND else given) if carries(term)]
+        if node.target in _ADD_PRODUCT and len(terms) == 3:
+            terms = [terms[0], max(terms[1:], key=lambda term: (shape(term) == shape(node), len(_ancestors(term))))]
         if len(terms) == 2 and all(shape(term) == shape(node) for term in terms):
             return tuple(terms)
     if node.target in _SUM and isinstance(node.args[0], Node):
@@ -67,6 +71,18 @@ def added(node: Node) -> tuple[Node, ...]:
             if len(terms) > 1 and all(shape(term) == shape(node) for term in terms):
                 return tuple(terms)
     return ()
+
+
+def _ancestors(node: Node) -> set[Node]:
+    """The nodes from which a node is computed."""
+    known: set[Node] = set()
+    pending = [node]
+    while pending:
+        for source in sources(pending.pop()):
+            if source not in known:
+                known.add(source)
+                pending.append(source)
+    return known
 
 
 def concatenated(node: Node) -> tuple[Node, ...]:

@@ -24,7 +24,7 @@ from sesurgery.anatomy.dataflow import (
     weight_layers,
 )
 from sesurgery.anatomy.layer_kinds import function_name, is_dropping
-from sesurgery.anatomy.whole import Step, Whole, between, enlarges, is_linear, leads
+from sesurgery.anatomy.whole import Step, Whole, between, enlarges, flat, is_linear, leads
 from sesurgery.recording.recorder import Frame
 from sesurgery.tracing.trace import Trace
 
@@ -45,6 +45,7 @@ class Merge:
         partial: its only user is an outer sum that takes in one more branch.
         inner: the partial sum that this one goes on with, which carries the identity branch.
         outside: the fork lies outside of this call of the host: its sides come by two arguments, or out of a tuple.
+        start: where such a branch begins in the forward of a child: the child, the value, and who takes it there.
     """
 
     host: nn.Module
@@ -57,6 +58,7 @@ class Merge:
     partial: bool = False
     inner: Node | None = None
     outside: bool = False
+    start: tuple[nn.Module, Node, tuple[Node, ...]] | None = None
 
     def readers(self, operand: Node) -> tuple[Node, ...]:
         """The nodes that take an operand for the merge: itself, or what gathers its operands (``stack``)."""
@@ -184,24 +186,31 @@ def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, merge
     kind, identity = _kind(scales, terms, fork, flow) if known else ("symmetric", None)
     if kind == "projected" and scales.like(fork, [term for term in terms if term is not identity]):
         return like
-    outside = False
+    outside, start = False, None
     if identity is None and scales.look is not None:
         kind, identity, point = _across(scales, terms)
         fork = None if identity is None else _inside(scales, identity, point, flow, terms)
         outside = fork is None
+        start = _beginning(scales, point, identity, terms) if outside else None
     if identity is None:
         return like
-    return Merge(
-        host,
-        node,
-        "add",
-        kind,
-        fork,
-        identity,
-        tuple(term for term in terms if term is not identity),
-        partial,
-        outside=outside,
-    )
+    others = tuple(term for term in terms if term is not identity)
+    return Merge(host, node, "add", kind, fork, identity, others, partial, outside=outside, start=start)
+
+
+def _beginning(
+    scales: _Scales, point: Step | None, identity: Node | None, terms: tuple[Node, ...]
+) -> tuple[nn.Module, Node, tuple[Node, ...]] | None:
+    """Where a branch leaves what becomes the identity: who takes it there for the branch alone."""
+    own, ends = scales.step(identity), [scales.step(term) for term in terms if term is not identity]
+    if point is None or scales.look is None:
+        return None
+    users: list[Node] = []
+    for user in point.node.users:
+        steps = list(flat(scales.look.at(point.frame, user.name)))
+        if any(leads(step, end) for step in steps for end in ends) and not any(leads(step, own) for step in steps):
+            users.append(user)
+    return (point.frame.module, point.node, tuple(users)) if users else None
 
 
 def _inside(scales: _Scales, identity: Node, point: Step | None, flow: Flow, terms: tuple[Node, ...]) -> Node | None:

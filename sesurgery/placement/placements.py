@@ -162,7 +162,8 @@ def start_of_residual_branch(anatomy: Anatomy, at: At) -> Found:
             yield merge
             continue
         if merge.fork is None:
-            yield _start_in_caller(anatomy, merge)
+            site = _start_in_caller(anatomy, merge)
+            yield site if isinstance(site, Site) or merge.start is None else _start_in_child(anatomy, *merge.start)
             continue
         flow = anatomy.flows[merge.host]
         identity = set(flow.between(merge.fork, merge.identity)) if merge.identity is not None else set()
@@ -188,6 +189,15 @@ def _start_in_caller(anatomy: Anatomy, merge: Merge) -> Site | Skip:
         return Skip(place, "its branch begins further outside than where it is called")
     users = tuple(user for user in fork.users if user is not call and flow.leads(user, [call]))
     return Site(host, fork, users, "pre") if users else Skip(place, "its branch does not begin where it is called")
+
+
+def _start_in_child(anatomy: Anatomy, host: nn.Module, value: Node, users: tuple[Node, ...]) -> Site | Skip:
+    """Where a branch begins in the forward of a child, which returns what both sides are made from."""
+    traced = anatomy.survey.trace(host)
+    nodes = {} if traced is None else {node.name: node for node in traced.graph.nodes}
+    if value.name not in nodes or not all(user.name in nodes for user in users):
+        return Skip(anatomy.survey.paths[host], "its branch begins in a call of it that is not the one looked at")
+    return Site(host, nodes[value.name], tuple(nodes[user.name] for user in users), "pre")
 
 
 @known("on identity branch")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from sesurgery.rewriting.graph_edits import Bypass, bypassed, calls_in
 from sesurgery.rewriting.insertions import Trial, edited_methods_for
 from sesurgery.rewriting.other_methods import entrances, same_place
 from sesurgery.rewriting.removals import methods_without
-from sesurgery.rewriting.validation import check, check_but_for, wrong_calls
+from sesurgery.rewriting.validation import absent, check, check_but_for, wrong_calls
 from sesurgery.tracing.fingerprint import forward_kind
 from sesurgery.tracing.same_structure import own_attributes
 from sesurgery.tracing.survey import Survey
@@ -343,8 +343,11 @@ class _Bench:
         if wrong is not None:
             raise Unfit(wrong)  # another of its sites has the same place in the text, as in a loop
         kind = edited_class(original_class(type(self.host)), merged(type(self.host), methods))
-        for index, frame in enumerate(self.survey.different_calls(self.twin)):
-            chosen = insertions if index == 0 else None
+        first: Graph | None = None
+        for frame in self.survey.different_calls(self.twin):
+            chosen = insertions if first is None else None
+            first = first or self.recorded(frame)
+            elsewhere = absent(first, self.recorded(frame), insertions) if chosen is None else frozenset[str]()
             with filled(self.host, names), _of_class(self.host, kind):
                 done = self.tried(frame)
             if chosen is not None and (wrong := wrong_calls(done, names)) is not None:
@@ -352,29 +355,34 @@ class _Bench:
                 raise Unfit(wrong)
             before = self.recorded(frame)
             try:
-                _fits(before, done, names, chosen)
+                _fits(before, done, names, chosen, elsewhere)
             except Unfit:
                 before, _ = self.as_it_was(frame)
                 for insertion in chosen or ():
                     _node_of(before, insertion)
-                _fits(before, done, names, chosen)
+                _fits(before, done, names, chosen, elsewhere)
             if _asks_for_gradients(before):
                 with filled(self.host, names), _of_class(self.host, kind):
-                    check_but_for(before, self.tried(frame, gradients=True), names)
-            self._try_while_training(frame, kind, names, chosen)
+                    check_but_for(before, self.tried(frame, gradients=True), names, elsewhere)
+            self._try_while_training(frame, kind, names, chosen, elsewhere)
 
     def _try_while_training(
-        self, frame: Frame, kind: type[nn.Module], names: Sequence[str], chosen: Sequence[LayerCall] | None
+        self,
+        frame: Frame,
+        kind: type[nn.Module],
+        names: Sequence[str],
+        chosen: Sequence[LayerCall] | None,
+        elsewhere: Set[str],
     ) -> None:
         try:
             with filled(self.host, names), _of_class(self.host, kind), training(self.host):
                 done = self.tried(frame)
-            _fits(self.recorded(frame), done, names, chosen)
+            _fits(self.recorded(frame), done, names, chosen, elsewhere)
         except Unfit:
             _, before = self.as_it_was(frame)
             if before is not None:
                 with filled(self.host, names), _of_class(self.host, kind), training(self.host):
-                    check_but_for(before, self.tried(frame), names)
+                    check_but_for(before, self.tried(frame), names, elsewhere)
 
     def called(self, frame: Frame, gradients: bool = False) -> Frame:
         """The call once more, on the host as it is now. Raises ``Unfit`` where it fails."""
@@ -429,10 +437,12 @@ def training(module: nn.Module) -> Iterator[None]:
             part.__dict__["training"] = mode
 
 
-def _fits(before: Graph, after: Graph, names: Sequence[str], insertions: Sequence[LayerCall] | None) -> None:
+def _fits(
+    before: Graph, after: Graph, names: Sequence[str], insertions: Sequence[LayerCall] | None, elsewhere: Set[str]
+) -> None:
     """Raise ``Unfit`` unless ``after`` is ``before`` and calls the layers, where it is known where: there."""
     if insertions is None:
-        check_but_for(before, after, names)
+        check_but_for(before, after, names, elsewhere)
     else:
         check(before, after, insertions)
 

@@ -7,7 +7,7 @@ of its inputs, so the order of independent operations and the names of nodes do 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,17 +25,50 @@ def check(before: Graph, after: Graph, insertions: Sequence[LayerCall]) -> None:
         raise Unfit(_difference(before, after, insertions))
 
 
-def check_but_for(before: Graph, after: Graph, names: Sequence[str]) -> None:
+def check_but_for(before: Graph, after: Graph, names: Sequence[str], elsewhere: Set[str] = frozenset()) -> None:
     """Raise ``Unfit`` unless ``after``, the calls of ``names`` left out, is ``before``, and each is called once.
 
-    For a mode in which nobody said where the sites are: training.
+    For a mode in which nobody said where the sites are, training, and for calls with other options.
+
+    Args:
+        elsewhere: those of the names whose sites this call does not reach: they need not be called.
     """
     calls = Counter(str(node.target) for node in after.nodes if node.op == "call_module" and node.target in names)
     for name in names:
-        if calls[name] != 1:
-            raise Unfit(f"while training its forward would call self.{name} {calls[name]} times")
+        if calls[name] != 1 and (calls[name] or name not in elsewhere):
+            raise Unfit(
+                f"while training, or when called otherwise, its forward would call self.{name} {calls[name]} times"
+            )
     if _Keys(()).of(before) != _Keys((), frozenset(names)).of(after):
         raise Unfit("its forward takes another way while training, and the site is not the same there")
+
+
+def absent(first: Graph, other: Graph, insertions: Sequence[LayerCall]) -> frozenset[str]:
+    """The layers whose sites, known from one call of a host, do not come about in another call of it.
+
+    A site comes about where the same child is called or the same value is computed, and one of those reads it that are
+    to read it gated.
+    """
+    keys, others = _Keys(()), _Keys(())
+    keys.of(first), others.of(other)
+    nodes = {node.name: node for node in first.nodes}
+    missing: set[str] = set()
+    for insertion in insertions:
+        value = nodes.get(insertion.value)
+        readers = {(nodes[name].op, nodes[name].target) for name in insertion.users if name in nodes}
+        alike = [] if value is None else [node for node in other.nodes if _is_alike(node, value, keys, others)]
+        if value is not None and not any(_is_read(node, readers) for node in alike):
+            missing.add(insertion.name)
+    return frozenset(missing)
+
+
+def _is_alike(node: Node, value: Node, keys: _Keys, others: _Keys) -> bool:
+    same_child = node.op == value.op == "call_module" and node.target == value.target
+    return same_child or others.known[node] == keys.known[value]
+
+
+def _is_read(node: Node, readers: Set[tuple[str, Any]]) -> bool:
+    return not readers or any((user.op, user.target) in readers for user in node.users)
 
 
 @dataclass

@@ -78,11 +78,11 @@ class Survey:
         return {path: module for module, paths in self.mounts.items() for path in paths}
 
     def frame(self, module: nn.Module) -> Frame | None:
-        """The first recorded call of ``module``; None where the forward never called it."""
+        """The recorded call of ``module`` that did most, the first of them; None where the forward never called it."""
         return self.probe.frames.get(module)
 
     def trace(self, module: nn.Module) -> Trace | None:
-        """The first recorded call of ``module`` as a graph; None where it was never called or is a layer of torch.
+        """The call :meth:`frame` of ``module`` as a graph; None where it was never called or is a layer of torch.
 
         Calls of equal modules with equal arguments share a trace, so that what is found in one serves all.
         """
@@ -129,9 +129,13 @@ class Survey:
         return frames
 
     def different_calls(self, module: nn.Module) -> list[Frame]:
-        """The recorded calls of a module that differ in the nesting, shapes or labels of their arguments."""
+        """The recorded calls of a module that differ in the nesting, shapes or labels of their arguments.
+
+        That of :meth:`frame` comes first.
+        """
         calls: dict[Any, Frame] = {}
-        for frame in self.frames.get(module, ()):
+        first = self.frame(module)
+        for frame in sorted(self.frames.get(module, ()), key=lambda frame: frame is not first):
             calls.setdefault((_signature(frame.args), _signature(frame.kwargs)), frame)
         return list(calls.values())
 
@@ -180,7 +184,11 @@ def survey(model: nn.Module, args: tuple[Any, ...], fresh: Callable[[], nn.Modul
             probe = _transplant(probe, twin)
     paths = {module: all_paths[0] for module, all_paths in mounts.items()}
     places = {module: tuple(names) for module, names in mounts.items()}
-    return Survey(twin, used, probe, paths, places, structures, body, hooked)
+    seen = Survey(twin, used, probe, paths, places, structures, body, hooked)
+    several = [module for module, calls in probe.calls.items() if calls > 1]
+    for module in several:  # options of its forward may leave something out
+        probe.frames[module] = max(seen.frames[module], key=lambda frame: len(frame.graph.nodes) if frame.graph else 0)
+    return seen
 
 
 def _call(frame: Frame, structures: Structures) -> Any:

@@ -59,6 +59,75 @@ class AddCMul(Pair):
         return torch.addcmul(x, self.gamma, self.branch(x))
 
 
+class Gated(Pair):
+    """What is added is a product of two activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = conv(kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(x, torch.sigmoid(self.gate(x)), self.branch(x))
+
+
+class GatedOtherwise(Gated):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.addcmul(self.branch(x), torch.sigmoid(self.gate(x)), value=0.5)
+
+
+class MeanOfBoth(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x, self.branch(x)]).mean(0)
+
+
+class Optional(Pair):
+    """Adds where its caller wants it to."""
+
+    def forward(self, x: Tensor, skip: bool = False) -> Tensor:
+        y = self.branch(x)
+        if skip:
+            y = x + y
+        return y
+
+
+class OptionLater(nn.Module):
+    """One block called two ways: without its sum, then with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Optional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.block(x), skip=True)
+
+
+class OptionFirst(OptionLater):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.block(x, skip=True))
+
+
+class PreActivation(Pair):
+    """Returns its branch and what the sum is to take besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        pre = F.relu(self.norm(x))
+        return self.branch(pre), pre
+
+
+class TupleOfTwo(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = PreActivation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, pre = self.body(x)
+        return x + pre
+
+
 class Ending(nn.Module):
     """BERT's way: the sum stands in a child, which is given both sides."""
 
@@ -125,7 +194,8 @@ def net(block: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), block(), block())
 
 
-RESIDUAL = [Helper, Alpha, Named, Lerp, LerpMethod, AddCMul, TwoArguments, ListOfTwo]
+WRITTEN = [Helper, Alpha, Named, Lerp, LerpMethod, AddCMul, Gated, GatedOtherwise, MeanOfBoth]
+RESIDUAL = [*WRITTEN, OptionLater, OptionFirst, TupleOfTwo, TwoArguments, ListOfTwo]
 
 
 def kinds(model: nn.Module, *example: Tensor) -> list[str]:
@@ -143,7 +213,7 @@ def test_it_is_residual_and_is_operated(block: type[nn.Module], recipe: str) -> 
     check_same(model, surgery.model, IMAGE)
 
 
-@pytest.mark.parametrize("block", [*RESIDUAL[:-2]])
+@pytest.mark.parametrize("block", WRITTEN)
 def test_pre_stands_where_the_branch_begins(block: type[nn.Module]) -> None:
     model = lively(net(block))
     surgery = sesurgery.apply(model, "pre", example_input=IMAGE, init="identity")
@@ -157,6 +227,23 @@ def test_pre_of_a_sum_in_a_child_lies_in_the_caller() -> None:
     assert [edit.host for edit in surgery.plan.edits] == ["1", "2"]
     assert "self.b(F.relu(self.a(self.se(x))))" in surgery.plan.diffs[0].after
     check_same(model, surgery.model, IMAGE)
+
+
+def test_pre_of_a_pair_lies_in_the_child_that_makes_it() -> None:
+    model = lively(net(TupleOfTwo))
+    surgery = sesurgery.apply(model, "pre", example_input=IMAGE, init="identity")
+    assert [edit.host for edit in surgery.plan.edits] == ["1.body", "2.body"]
+    assert "self.b(F.relu(self.a(self.se(x))))" in surgery.plan.diffs[0].after
+    check_same(model, surgery.model, IMAGE)
+
+
+def test_a_sum_that_an_option_leaves_out_needs_no_layer_there() -> None:
+    model = net(OptionLater)
+    surgery = sesurgery.apply(model, "identity", example_input=IMAGE)
+    calls: list[Tensor] = []
+    surgery.model.get_submodule("1.block.se").register_forward_hook(lambda layer, args, output: calls.append(output))
+    surgery.model(IMAGE)
+    assert len(calls) == 1
 
 
 def test_a_second_input_takes_nothing_away() -> None:
