@@ -38,6 +38,7 @@ class Anatomy:
         blocks: the hosts that repeat, in the order of execution, with the number of their stage.
         stages: as reported, counted in each region.
         regions: backbone, neck and head.
+        whole: the dataflow of the whole model.
     """
 
     survey: Survey
@@ -48,6 +49,7 @@ class Anatomy:
     blocks: dict[nn.Module, int]
     stages: tuple[Stage, ...]
     regions: Regions
+    whole: Whole
 
     def block_of(self, path: str) -> nn.Module | None:
         """The innermost block that holds the module at ``path`` (or is it)."""
@@ -138,7 +140,7 @@ def dissect(survey: Survey) -> Anatomy:
         numbers |= numbered
         stages += found
     numbers = {block: numbers[block] for block in blocks if block in numbers}
-    return Anatomy(survey, merges, flows, frozenset(attention), gated, numbers, tuple(stages), regions)
+    return Anatomy(survey, merges, flows, frozenset(attention), gated, numbers, tuple(stages), regions, whole)
 
 
 def _of_equal(

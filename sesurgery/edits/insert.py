@@ -19,7 +19,7 @@ from sesurgery.operating.backup import mark_of
 from sesurgery.placement.inherited_options import layer_of, port_of, resolve, size_notes
 from sesurgery.placement.placements import sites
 from sesurgery.placement.routes import insertion, last_layer, notes_on, possible_paths
-from sesurgery.placement.sites import Site, place_of, value_place
+from sesurgery.placement.sites import Site, place_of, value_place, where_it_comes_from
 from sesurgery.plans import AttentionLayer, Cost, Skip, Swap, SwapChild
 from sesurgery.recipe.rules import Insert, Rule
 from sesurgery.recording.channel_axes import are_samples_mixed, sample_axis
@@ -83,7 +83,13 @@ class InsertKind:
             old = survey.module(path)
             params, macs = difference(survey, {old: on_meta(layer, old)})
         else:
-            change, host, name = insertion(survey, site, spot.ordinal, edit, layer, spot.names)
+            try:
+                change, host, name = insertion(survey, site, spot.ordinal, edit, layer, spot.names)
+            except Unfit:
+                origin = where_it_comes_from(anatomy, site)
+                if origin is None:
+                    raise
+                change, host, name = insertion(survey, origin, spot.ordinal, edit, layer, spot.names)
             path = join(survey.paths[host], name)
         notes = (*notes_on(survey, host), *size_notes(layer))
         return Proposal(path, change, layer.module, params, macs, notes)

@@ -15,6 +15,7 @@ from sesurgery.anatomy.dataflow import carries, is_scaling, sources, weight_laye
 from sesurgery.anatomy.layer_kinds import Child, activates, drops, follows
 from sesurgery.anatomy.merges import Merge
 from sesurgery.anatomy.stages import resolution
+from sesurgery.anatomy.whole import Step, flat
 from sesurgery.placement.named_layers import Layer
 from sesurgery.plans import Skip
 from sesurgery.recording.recorder import has_own_forward, is_chain
@@ -224,6 +225,19 @@ def wrapping(anatomy: Anatomy, block: nn.Module, alike: Collection[str]) -> nn.M
             break
         outermost = outer
     return outermost
+
+
+def where_it_comes_from(anatomy: Anatomy, site: Site) -> Site | None:
+    """The same activation in the forward that makes it, where nobody else reads it: a host may get it in a list."""
+    frame = anatomy.survey.frame(site.host)
+    step = None if frame is None else anatomy.whole.at(frame, site.value.name)
+    if frame is None or not isinstance(step, Step) or step.frame is frame or step in anatomy.whole.outputs:
+        return None
+    readers = {reader for user in site.users or site.value.users for reader in flat(anatomy.whole.at(frame, user.name))}
+    maker = step.frame.module
+    traced = anatomy.survey.trace(maker)
+    node = next((node for node in traced.graph.nodes if node.name == step.node.name), None) if traced else None
+    return Site(maker, node, (), site.role, site.layer) if node and set(step.users) <= readers else None
 
 
 def place_in(anatomy: Anatomy, host: nn.Module, node: Node) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -169,6 +171,32 @@ class ListOfTwo(nn.Module):
         return self.sum(self.both(x))
 
 
+class Lambda(nn.Sequential):
+    """What converters from Torch 7 write: each child is given the input, and a function makes something of all."""
+
+    def __init__(self, function: Callable[..., Tensor], *parts: nn.Module) -> None:
+        super().__init__(*parts)
+        self.function = function
+
+    def prepare(self, x: Tensor) -> Any:
+        return [module(x) for module in self._modules.values()] or x
+
+
+class LambdaMap(Lambda):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return list(map(self.function, self.prepare(x)))
+
+
+class LambdaReduce(Lambda):
+    def forward(self, x: list[Tensor]) -> Tensor:
+        return functools.reduce(self.function, self.prepare(x))
+
+
+def converted() -> nn.Module:
+    branch = nn.Sequential(conv(), nn.ReLU(), conv(), nn.BatchNorm2d(8))
+    return nn.Sequential(LambdaMap(lambda x: x, branch, nn.Sequential()), LambdaReduce(lambda x, y: x + y), nn.ReLU())
+
+
 class Conditioned(Pair):
     """With a second input, as in diffusion models."""
 
@@ -244,6 +272,14 @@ def test_a_sum_that_an_option_leaves_out_needs_no_layer_there() -> None:
     surgery.model.get_submodule("1.block.se").register_forward_hook(lambda layer, args, output: calls.append(output))
     surgery.model(IMAGE)
     assert len(calls) == 1
+
+
+def test_a_branch_that_comes_in_a_list_is_gated_where_it_is_made() -> None:
+    model = lively(net(converted))
+    assert kinds(model) == ["identity", "identity"]
+    surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
+    assert [edit.path for edit in surgery.plan.edits] == ["1.0.0.3.se", "2.0.0.3.se"]
+    check_same(model, surgery.model, IMAGE)
 
 
 def test_a_second_input_takes_nothing_away() -> None:
