@@ -91,6 +91,7 @@ EXAMPLES = (
     Example("backbone-end", "cs3darknet_l"),
     _rework("shufflenet-se", "se"),
     _rework("shufflenet-sk", "sk"),
+    _rework("shufflenet-skconv", "sk"),
     _rework("shufflenet-k5", "k5"),
     _rework("shufflenet-liteconv", "liteconv"),
     _rework("shufflenet-csp", "csp"),

@@ -184,9 +184,15 @@ class OtherNorm(_Strict):
 
 @dataclass(frozen=True)
 class SelectiveConv(_Strict):
-    """A selective kernel with the convolution's widths, groups and stride."""
+    """A selective kernel with the convolution's widths, groups and stride.
+
+    Attributes:
+        options: of the layer.
+        module: its name in the registry.
+    """
 
     options: Mapping[str, Any]
+    module: Literal["sk", "skconv"] = "sk"
     kind: Literal["selective kernel"] = "selective kernel"
 
 

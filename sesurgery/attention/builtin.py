@@ -205,6 +205,20 @@ TABLE: tuple[Entry, ...] = (
         choices={"kernel_size": (5, 7, 9, 11)},
         rounding="limited",
     ),
+    _ours(
+        "skconv",
+        "selective kernel of two plain 3x3 convolutions, one dilated, with a norm and no activation",
+        "code of a public rework of ShuffleNetV2 for CIFAR-10; after Li et al. 2019 (arXiv:1903.06586)",
+        options=_ACT | {"reduction", "rd_channels", "rd_least", "groups", "shared", "softmax"},
+        defaults={
+            "reduction": 2,
+            "rd_least": 32,
+            "act": "identity",
+            "groups": None,
+            "shared": False,
+            "softmax": "all",
+        },
+    ),
     _transform(
         "splat",
         "split attention: a grouped convolution whose groups are weighed against each other",

@@ -5,7 +5,7 @@ Every class takes a map and gives one of the same shape; none is bound to a heig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import gcd
 from typing import Any
 
@@ -34,6 +34,53 @@ class SimAM(nn.Module):
     def extra_repr(self) -> str:
         """The regulariser."""
         return f"e_lambda={self.e_lambda:g}"
+
+
+class SelectiveConv(nn.Module):
+    """A selective kernel of two plain convolutions, 3x3 and 3x3 dilated by 2, each with a norm and no activation.
+
+    (N, in_channels, H, W) in, (N, out_channels, H / stride, W / stride) out.
+
+    Args:
+        hidden: width between the two layers that weigh the paths.
+        shared: each channel has one weight, which both paths share (halves everywhere if ``softmax`` is ``paths``).
+        softmax: over the two ``paths`` of each channel, as in the paper, or over ``all`` weights, as in some code.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden: int,
+        stride: int = 1,
+        groups: int = 1,
+        act: Callable[..., nn.Module] = nn.Identity,
+        shared: bool = False,
+        softmax: str = "paths",
+    ) -> None:
+        super().__init__()
+        self.softmax = softmax
+        self.paths = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 3, stride, step, step, groups, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+            for step in (1, 2)
+        )
+        self.fc1, self.act = nn.Linear(out_channels, hidden), new_act(act)
+        self.fc2 = nn.Linear(hidden, out_channels if shared else 2 * out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in and out."""
+        maps = torch.stack([path(x) for path in self.paths], 1)
+        hidden = self.act(self.fc1(maps.sum(1).mean((2, 3))))
+        weights = self.fc2(hidden).unflatten(1, (-1, maps.shape[2])).expand(-1, 2, -1)
+        axes = weights.flatten(1) if self.softmax == "all" else weights
+        return (maps * axes.softmax(1).view(*weights.shape, 1, 1)).sum(1)
+
+    def extra_repr(self) -> str:
+        """Over which weights the softmax runs."""
+        return f"softmax={self.softmax}"
 
 
 class EMA(nn.Module):
@@ -166,3 +213,25 @@ def shuffle_attn(port: Port, *, groups: int | None) -> nn.Module:
 def triplet_attn(port: Port, *, kernel_size: int) -> nn.Module:
     """``TripletAttention``."""
     return TripletAttention(kernel_size)
+
+
+def skconv_attn(port: Port, *, groups: int | None, **options: Any) -> nn.Module:
+    """``SelectiveConv`` from the port's channels to as many; depthwise unless ``groups`` says otherwise."""
+    groups = groups or port.channels
+    divides(groups, port.channels, "channels", "groups")
+    return selective(port.channels, port.channels, 1, groups, options)
+
+
+def selective(in_channels: int, out_channels: int, stride: int, groups: int, options: Mapping[str, Any]) -> nn.Module:
+    """``SelectiveConv`` with the options of the registry."""
+    width = int(out_channels / options["reduction"])
+    return SelectiveConv(
+        in_channels,
+        out_channels,
+        options.get("rd_channels") or max(width, options["rd_least"]),
+        stride,
+        groups,
+        act_class(options["act"], options.get("act_slope")),
+        options["shared"],
+        options["softmax"],
+    )

@@ -127,6 +127,9 @@ RULES: dict[str, Rule] = {
     "num_heads": Number(1, 256),
     "dim_head": Number(1, 1024),
     "drop_rate": Number(0, 0.99, whole=False),
+    "rd_least": Number(1, MAX_CHANNELS),
+    "shared": Flag(),
+    "softmax": Choice(("paths", "all")),
     "e_lambda": Number(1e-8, 1, whole=False),
 }
 

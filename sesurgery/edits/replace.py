@@ -12,6 +12,7 @@ from torch import nn
 from sesurgery import attention
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.merges import Merge
+from sesurgery.attention import map_attention
 from sesurgery.attention.activations import act_class
 from sesurgery.edits.child_swap import (
     digest,
@@ -105,7 +106,7 @@ def _conv_by_layer(anatomy: Anatomy, edit: Replace, target: Target, value: torch
         options = _options(anatomy, edit, module, attention.Port(tuple(value.shape), 1))
         if not isinstance(module, nn.Conv2d) or len(set(module.stride)) > 1 or max(module.dilation) > 1:
             raise Unfit(f"a {name} takes the place of a 2-D convolution with one stride and without dilation")
-        return swap(anatomy, target.path, SelectiveConv(options), module=name)
+        return swap(anatomy, target.path, SelectiveConv(options, name), module=name)
     new = _layer(anatomy, edit, module, value)
     if not _keeps(anatomy.survey, module):
         kind = "convolution" if isinstance(module, nn.Conv2d) else type(module).__name__
@@ -117,7 +118,7 @@ def _check_first(twin: nn.Module, path: str, name: str) -> None:
     around = [twin.get_submodule(outer) for outer in outwards(path)[1:]]
     if type(twin.get_submodule(path)) is nn.Identity:
         raise Unfit("it was removed already")
-    if any(isinstance(outer, SelectiveKernel) for outer in around):
+    if any(isinstance(outer, (SelectiveKernel, map_attention.SelectiveConv)) for outer in around):
         raise Unfit(f"it is a part of a selective kernel, which {name} would not leave one")
 
 

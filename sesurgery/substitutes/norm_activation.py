@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
 from math import gcd
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from sesurgery import attention
 from sesurgery.anatomy.layer_kinds import is_activation_layer, is_dropping
 from sesurgery.attention.activations import act_class
+from sesurgery.attention.map_attention import selective
 from sesurgery.errors import Unfit
 from sesurgery.plans import OtherActivation, OtherNorm, SelectiveConv, WithoutNorm
 from sesurgery.recording.compat import BatchNorm, InstanceNorm
@@ -27,7 +29,7 @@ _KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "layer": (nn.LayerNorm,),
     "instance": (InstanceNorm,),
 }
-_CONVOLVES = ("sk",)
+_CONVOLVES = ("sk", "skconv")
 
 
 @make.register
@@ -109,12 +111,24 @@ def convolves(module: str) -> bool:
 
 @make.register
 def _selective(new: SelectiveConv, old: nn.Module, *sources: nn.Module) -> nn.Module:
-    """timm's SelectiveKernel with the convolution's widths, groups and stride, its weights in the path they fit."""
+    """A selective kernel with the convolution's widths, groups and stride, its weights in the path they fit."""
     assert isinstance(old, nn.Conv2d)
-    settings: dict[str, Any] = {**attention.entry("sk").defaults, "groups": old.groups, **new.options}
+    settings: dict[str, Any] = {**attention.entry(new.module).defaults, "groups": old.groups, **new.options}
     if settings.get("init", "paper") != "paper":
         raise Unfit("a selective kernel in a convolution's place cannot start as the identity")
-    kernel = SelectiveKernel(
+    if new.module == "skconv":
+        kernel = selective(old.in_channels, old.out_channels, old.stride[0], settings["groups"], settings)
+    else:
+        kernel = _timms_selective_kernel(old, settings)
+    for conv in [part for part in kernel.modules() if isinstance(part, nn.Conv2d)]:
+        if conv.weight.shape == old.weight.shape and conv.dilation == old.dilation:
+            conv.weight = nn.Parameter(old.weight.detach().clone(), requires_grad=old.weight.requires_grad)
+            break
+    return kernel
+
+
+def _timms_selective_kernel(old: nn.Conv2d, settings: Mapping[str, Any]) -> nn.Module:
+    return SelectiveKernel(
         old.in_channels,
         old.out_channels,
         kernel_size=[3, settings["kernel_size"]],
@@ -127,9 +141,3 @@ def _selective(new: SelectiveConv, old: nn.Module, *sources: nn.Module) -> nn.Mo
         split_input=settings["split_input"],
         act_layer=act_class(settings["act"], settings.get("act_slope")),  # type: ignore[arg-type]
     )
-    convs: list[Any] = [path.conv for path in kernel.paths]
-    for conv in convs:
-        if conv.weight.shape == old.weight.shape and conv.dilation == old.dilation:
-            conv.weight = nn.Parameter(old.weight.detach().clone(), requires_grad=old.weight.requires_grad)
-            break
-    return kernel

@@ -21,7 +21,7 @@ from sesurgery.attention import Port, build
 from sesurgery.attention.options import ACTIVATIONS
 from sesurgery.models.zoo import create, resolve
 
-NOT_IN_TIMM = {"scse", "ge", "mhsa", "simam", "ema", "gam", "shuffle", "triplet"}
+NOT_IN_TIMM = {"scse", "ge", "mhsa", "simam", "ema", "gam", "shuffle", "skconv", "triplet"}
 TIMM = [name for name in attn.names() if not name.startswith("se_") and name not in NOT_IN_TIMM]
 
 

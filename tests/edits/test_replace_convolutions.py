@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import sesurgery
+from sesurgery.attention.map_attention import SelectiveConv
 from sesurgery.errors import InputError, NothingMatchedError, StalePlanError
 from sesurgery.models import zoo
 from sesurgery.plans import Cost, Plan
@@ -63,6 +64,30 @@ def test_shufflenet_sk_prints_its_own_figures() -> None:
     assert len(plan.edits) == 19
     assert {edit.module for edit in plan.edits} == {"sk"}
     assert plan.after.params == 1_533_210  # the rework published 1.555 M and left its details open
+
+
+def test_the_reworks_own_selective_kernel_has_its_published_figures() -> None:
+    """Its tables cut what follows the second digit: 155.189 MFLOPs of k5 stand there as 155.18."""
+    plan = planned("shufflenet-skconv")
+    assert plan.after is not None
+    assert len(plan.edits) == 13
+    assert plan.after.params == 1_555_052
+    assert int(100 * unit(plan.after)) == 15_234
+    apart = sesurgery.plan(
+        "torchvision:shufflenet_v2_x1_0", "shufflenet-skconv", model_args={"num_classes": 10}, shared=False
+    )
+    assert apart.after is not None
+    assert (apart.after.params, round(unit(apart.after), 2)) == (1_690_134, 152.48)
+
+
+def test_the_softmax_of_the_rework_runs_over_all_weights() -> None:
+    layer = SelectiveConv(4, 4, 3, groups=4, softmax="all").eval()
+    x = torch.randn(2, 4, 6, 6)
+    one, two = (path(x) for path in layer.paths)
+    weights = layer.fc2(layer.fc1((one + two).mean((2, 3)))).softmax(1)
+    expected = weights[:, :4, None, None] * one + weights[:, 4:, None, None] * two
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+    assert [type(part).__name__ for part in layer.paths[1]] == ["Conv2d", "BatchNorm2d"]
 
 
 def test_k5_keeps_the_function(shufflenet: nn.Module) -> None:

@@ -23,8 +23,8 @@ RULE = "rules: [{insert: {module: se}, at: before residual add}]"
 
 def test_every_system_of_the_literature_ships():
     wanted = """standard pre post identity se-3x3 backbone-end plain inception pp-lcnet regnety mbconv mobilenetv3
-        mobilenetv3-end yolov5-c3 yolov5-c3-second effective-se shufflenet-se shufflenet-sk shufflenet-k5
-        shufflenet-liteconv shufflenet-csp swap-attention strip-attention"""
+        mobilenetv3-end yolov5-c3 yolov5-c3-second effective-se shufflenet-se shufflenet-sk shufflenet-skconv
+        shufflenet-k5 shufflenet-liteconv shufflenet-csp swap-attention strip-attention"""
     assert set(wanted.split()) <= set(NAMES)
     assert [recipe.name for recipe in recipes.list_recipes()] == NAMES
 

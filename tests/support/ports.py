@@ -15,6 +15,7 @@ PORTS = {
     "ncthw": Port((2, 16, 3, 4, 4), 1),
     "nthwc": Port((2, 3, 4, 4, 16), 4),
     "nc": Port((2, 16), 1),
+    "n...c": Port((2, 2, 2, 3, 3, 16), 5),
 }
 MAP = PORTS["nchw"]
 
