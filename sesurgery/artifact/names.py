@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,16 @@ def is_ours(folder: Path) -> bool:
     """Whether a folder holds an artefact, or nothing but what a save that was killed left there."""
     names = {path.name for path in folder.iterdir()}
     return bool(names & {RECORD, RECORD + NEW}) or names <= _LEFTOVERS
+
+
+def holds_model(model: str) -> bool:
+    """Whether ``model`` is the folder of an operated model; a folder that happens to have a model's name is none."""
+    folder = Path(model)
+    return (
+        bool(model.strip())
+        and folder.is_dir()
+        and (not re.fullmatch(r"[\w.-]+", model) or any(folder.glob(f"{RECORD}*")))
+    )
 
 
 def check_target(folder: Path, where: str, instead: str | None) -> None:

@@ -25,6 +25,7 @@ from sesurgery.artifact.record import Base, Operation, Record, parse
 from sesurgery.artifact.replay import Artifact, rebuilt, versions
 from sesurgery.artifact.tensors import collect, expand, reverted
 from sesurgery.errors import ArtifactError, InputError
+from sesurgery.models.input_spec import rebuild
 from sesurgery.models.weightless import to_meta
 from sesurgery.operating.backup import MODEL_MARK, changes_of
 from sesurgery.words.text import listed
@@ -144,6 +145,12 @@ def load(
     if device is None:
         return body
     return to_meta(body) if torch.device(device).type == "meta" else body.to(device)
+
+
+def input_of(model: nn.Module) -> Any:
+    """The input, on ``meta``, that an operated model was last looked at with; None where it was not written down."""
+    described = model.__dict__[MODEL_MARK]["inputs"][-1]
+    return None if described is None else rebuild(described)
 
 
 def revert_folder(folder: str | Path, output: str | Path) -> Path:

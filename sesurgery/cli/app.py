@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sesurgery.artifact.names import NEW_FOLDER
-from sesurgery.cli import catalogue
+from sesurgery.artifact.names import holds_model
+from sesurgery.cli import catalogue, folders
 from sesurgery.cli import options as opt
 from sesurgery.cli.compare_command import compare
-from sesurgery.cli.exit_codes import Guarded
 from sesurgery.cli.search_command import search
+from sesurgery.terminal.exit_codes import Guarded
+from sesurgery.terminal.help import App
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,14 +23,8 @@ if TYPE_CHECKING:
     from sesurgery.timing.result import Latency
     from sesurgery.verification.result import Verification
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
-app = typer.Typer(cls=Guarded, add_completion=False, pretty_exceptions_enable=False, context_settings=CONTEXT)
-recipes_app = typer.Typer(context_settings=CONTEXT)
-app.add_typer(recipes_app, name="recipes")
-app.add_typer(catalogue.layers_app, name="layers")
-app.command()(catalogue.places)
-app.command()(compare)
-app.command()(search)
+OPERATE, LOOK, CHOOSE, KEEP, LISTS = "Operate", "Look", "Choose", "Operated models", "Lists"
+app = App(cls=Guarded, add_completion=True)
 
 
 def main() -> None:
@@ -51,7 +46,7 @@ def top(
         typer.echo(context.get_help())
 
 
-@app.command()
+@app.command(rich_help_panel=OPERATE)
 def apply(
     model: opt.Model,
     recipe: opt.RecipeName,
@@ -63,6 +58,8 @@ def apply(
     weights: opt.Weights = None,
     model_arg: opt.ModelArgs = None,
     input_size: opt.InputSize = None,
+    example: opt.Example = None,
+    trust_code: opt.TrustCode = False,
     output: opt.Output = None,
     force: opt.Force = False,
     delta: opt.Delta = False,
@@ -76,23 +73,29 @@ def apply(
 ) -> None:
     """Operate on a model: what changes, what it costs, and with -o the result as a folder."""
     opt.check_weights(weights, pretrained)
+    opt.check_kept(model, model_arg, pretrained)
     opt.check_output(output, force)
     timing = opt.timing(latency, device, batch, threads)
+    kept = holds_model(model)
     opt.check_delta(delta, output, pretrained or weights is not None)
     opt.import_files(imports)
-    asked = _asked(recipe, stages, module, settings, init, model_arg, input_size)
-    real = bool(output or weights or pretrained or verify or latency)
+    asked = opt.asked(recipe, stages, module, settings, init, model_arg, input_size, example)
+    real = bool(output or weights or pretrained or verify or latency or kept)
     start: dict[str, Any] = {"pretrained": pretrained, "weights": weights, "device": "cpu" if real else "meta"}
-    surgery, verification = _operate(model, recipe, verify, output, force, delta, **asked, **start)
+    saved: dict[str, Any] = {"output": output, "overwrite": force, "delta": delta}
+    looked = {"example": example, "trust_code": trust_code}
+    surgery, verification = _operate(model, recipe, {**asked, **start}, looked, verify, saved)
     differs = verification is not None and not verification
     times = None if timing is None else _timed(surgery, timing)
     _print_surgery(surgery, (verification, times), recipe, None if differs else output, real, as_json)
+    if output is not None and not (differs or kept or weights or pretrained or as_json):
+        typer.echo("its weights are new and random: --pretrained, or --weights FILE, starts from trained ones")
     if differs:
         typer.echo(f"nothing was saved in {output}: the operated model differs" if output else "it differs", err=True)
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=OPERATE)
 def preview(
     model: opt.Model,
     recipe: opt.RecipeName,
@@ -102,38 +105,58 @@ def preview(
     init: opt.Init = None,
     model_arg: opt.ModelArgs = None,
     input_size: opt.InputSize = None,
+    example: opt.Example = None,
+    trust_code: opt.TrustCode = False,
+    weights: opt.BaseWeights = None,
+    every: opt.All = False,
+    svg: opt.Svg = None,
+    html: opt.Html = None,
     imports: opt.Imports = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Show what apply would do, as a diff of the code and as tables; no weights, nothing written."""
+    opt.check_kept(model, model_arg, False)
+    opt.check_base(model, weights)
+    opt.check_picture(svg, "--svg", (".svg",))
+    opt.check_picture(html, "--html", (".html", ".htm"))
     opt.import_files(imports)
-    asked = _asked(recipe, stages, module, settings, init, model_arg, input_size)
+    asked = opt.asked(recipe, stages, module, settings, init, model_arg, input_size, example)
     from sesurgery.cli.progress import progress
 
     with progress() as step:
         import sesurgery
+        from sesurgery.artifact.by_name import subject
 
-        plan = sesurgery.plan(model, recipe, **asked, progress=step)
-    _print_plan(plan, recipe, as_json)
+        body, asked = subject(model, asked, step, example=example, weights=weights, trust_code=trust_code)
+        plan = sesurgery.plan(body, recipe, **asked, progress=step)
+    _print_plan(plan, recipe, every, as_json)
+    _draw_plan(plan, every, svg, html)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def inspect(
     model: opt.Model,
     model_arg: opt.ModelArgs = None,
     input_size: opt.InputSize = None,
+    example: opt.Example = None,
+    trust_code: opt.TrustCode = False,
+    weights: opt.BaseWeights = None,
     imports: opt.Imports = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Look into a model: stages, blocks, merges, and what could not be traced."""
+    opt.check_kept(model, model_arg, False)
+    opt.check_base(model, weights)
     opt.import_files(imports)
-    asked = opt.parse_model(model_arg, input_size)
+    asked = opt.parse_model(model_arg, input_size, example)
     from sesurgery.cli.progress import progress
 
     with progress() as step:
         import sesurgery
+        from sesurgery.artifact.by_name import subject
 
-        inspection = sesurgery.inspect(model, **asked, progress=step)
+        body, asked = subject(model, asked, step, example=example, weights=weights, trust_code=trust_code)
+        inspection = sesurgery.inspect(body, **asked, progress=step)
     if as_json:
         from sesurgery.cli.json_output import dump, inspection_data
 
@@ -144,209 +167,47 @@ def inspect(
     render_inspection(_console(), inspection)
 
 
-@app.command()
-def revert(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What apply -o wrote.", show_default=False)],
-    output: opt.RevertOutput,
-) -> None:
-    """Undo a saved operation: the original model, with the weights it has in FOLDER."""
-    opt.check_output(output, force=False, remedy=NEW_FOLDER)
-    from sesurgery.cli.progress import progress
-
-    with progress() as step:
-        step("reverting", 0, 0)
-        import sesurgery
-
-        sesurgery.revert_folder(folder, output)
-    typer.echo(f"the model without the operation is in {output}")
-
-
-@app.command()
-def merge(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What apply --delta wrote.", show_default=False)],
-    output: opt.RevertOutput,
-    weights: opt.BaseWeights = None,
-) -> None:
-    """Make of a delta and its base a folder that holds every weight."""
-    opt.check_output(output, force=False, remedy=NEW_FOLDER)
-    from sesurgery.cli.progress import progress
-
-    with progress() as step:
-        step("merging", 0, 0)
-        import sesurgery
-
-        sesurgery.save(sesurgery.load(folder, weights=weights), output)
-    typer.echo(f"{output} holds the operated model with all of its weights")
-
-
-@app.command()
-def eject(
-    model: opt.ModelOrFolder,
-    output: opt.EjectOutput,
-    recipe: opt.OptionalRecipe = None,
-    stages: opt.Stages = None,
-    module: opt.Module = None,
-    settings: opt.Settings = None,
-    init: opt.Init = None,
-    pretrained: opt.Pretrained = False,
-    weights: opt.Weights = None,
-    model_arg: opt.ModelArgs = None,
-    input_size: opt.InputSize = None,
-    hf: opt.Hub = False,
-    trust_code: opt.TrustCode = False,
-    imports: opt.Imports = None,
-    as_json: opt.AsJson = False,
-) -> None:
-    """Write an operated model as Python that needs no sesurgery: model.py, weights.safetensors, check.py."""
-    opt.check_weights(weights, pretrained)
-    opt.check_new(output)
-    opt.import_files(imports)
-    asked = None if recipe is None else _asked(recipe, stages, module, settings, init, model_arg, input_size)
-    if asked is None:
-        opt.check_folder(model)
-    from sesurgery.cli.progress import progress
-
-    with progress() as step:
-        import sesurgery
-
-        if asked is None:
-            step("loading", 0, 0)
-            operated: Any = sesurgery.load(model, weights=weights, trust_code=trust_code)
-        else:
-            start: dict[str, Any] = {"pretrained": pretrained, "weights": weights}
-            operated = sesurgery.apply(model, str(recipe), **asked, **start, progress=step)
-        step("ejecting", 0, 0)
-        sesurgery.eject(operated, output, hf=hf)
-    said = f"{output} holds the model as plain Python; python {output / 'check.py'} proves it"
-    typer.echo(opt.folder_data(output) if as_json else said)
-
-
-@app.command()
-def gates(
-    model: opt.ModelOrFolder,
-    data: opt.Data = None,
-    samples: opt.Samples = 1000,
-    picture: opt.Picture = None,
-    pretrained: opt.Pretrained = False,
-    weights: opt.Weights = None,
-    model_arg: opt.ModelArgs = None,
-    input_size: opt.InputSize = None,
-    trust_code: opt.TrustCode = False,
-    imports: opt.Imports = None,
-    as_json: opt.AsJson = False,
-) -> None:
-    """Show what the gates of attention layers do: mean, spread, saturation, movement, by depth and class."""
-    opt.check_weights(weights, pretrained)
-    opt.check_picture(picture)
-    opt.import_files(imports)
-    asked = opt.parse_model(model_arg, input_size)
-    from sesurgery.cli.progress import progress
-
-    with progress() as step:
-        step("running the model", 0, 0)
-        from sesurgery.excitation.by_name import gates_by_name
-
-        start: dict[str, Any] = {"weights": weights, "pretrained": pretrained, "trust_code": trust_code}
-        result = gates_by_name(model, data, samples, **asked, **start)
-        if picture is not None:
-            result.figure().savefig(picture)
-    if as_json:
-        from sesurgery.cli.json_output import dump, gates_data
-
-        typer.echo(dump(gates_data(result)))
-        return
-    from sesurgery.excitation.result import render_gates
-
-    render_gates(_console(), result)
-
-
-@recipes_app.callback(invoke_without_command=True)
-def recipes(context: typer.Context) -> None:
-    """List, show and check recipes, and print their schema."""
-    if context.invoked_subcommand is None:
-        list_()
-
-
-@recipes_app.command("list")
-def list_() -> None:
-    """Every recipe that comes with the package."""
-    from sesurgery.recipe.recipe import list_recipes
-    from sesurgery.report.recipes import render_recipes
-
-    render_recipes(_console(), list_recipes())
-
-
-@recipes_app.command("show")
-def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A recipe of the list, or a file.", show_default=False)],
-    imports: opt.Imports = None,
-) -> None:
-    """One recipe: its text, and what it means."""
-    opt.import_files(imports)
-    from sesurgery.recipe.recipe import load_recipe, recipe_text
-    from sesurgery.report.recipes import render_recipe
-
-    render_recipe(_console(), load_recipe(name), recipe_text(name))
-
-
-@recipes_app.command("schema")
-def schema(imports: opt.Imports = None) -> None:
-    """The JSON schema of a recipe, for editors."""
-    opt.import_files(imports)
-    from sesurgery.recipe.recipe import schema_text
-
-    typer.echo(schema_text(), nl=False)
-
-
-@recipes_app.command("check")
-def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recipe of your own.", show_default=False)],
-    imports: opt.Imports = None,
-) -> None:
-    """Find every mistake in a recipe file."""
-    opt.import_files(imports)
-    from sesurgery.recipe.recipe import check_file
-    from sesurgery.report.layout import plural
-
-    typer.echo(f"{file}: a recipe of {plural(len(check_file(file).rules), 'rule')}, no mistakes")
-
-
-def _asked(
-    recipe: str,
-    stages: str | None,
-    module: str | None,
-    settings: list[str] | None,
-    init: str | None,
-    model_arg: list[str] | None,
-    input_size: str | None,
-) -> dict[str, Any]:
-    """Keyword arguments of plan and apply; whatever can be wrong without a model is found here."""
-    options = opt.parse_options(settings, init)
-    looked = opt.parse_model(model_arg, input_size)
-    from sesurgery.recipe.recipe import load_recipe, override
-
-    override(load_recipe(recipe), stages=stages, module=module, options=options)
-    return {"stages": stages, "module": module, **looked, **options}
+app.command(rich_help_panel=LOOK)(catalogue.places)
+app.command(rich_help_panel=LOOK)(folders.gates)
+app.command(rich_help_panel=CHOOSE)(compare)
+app.command(rich_help_panel=CHOOSE)(search)
+app.command(rich_help_panel=KEEP)(folders.revert)
+app.command(rich_help_panel=KEEP)(folders.merge)
+app.command(rich_help_panel=KEEP)(folders.eject)
+app.add_typer(catalogue.recipes_app, name="recipes", rich_help_panel=LISTS)
+app.add_typer(catalogue.layers_app, name="layers", rich_help_panel=LISTS)
+app.command(rich_help_panel=LISTS)(catalogue.completion)
 
 
 def _operate(
-    model: str, recipe: str, verify: bool, output: Path | None, force: bool, delta: bool, **asked: Any
+    model: str,
+    recipe: str,
+    asked: dict[str, Any],
+    looked: dict[str, Any],
+    verify: bool,
+    saved: dict[str, Any],
 ) -> tuple[Surgery, Verification | None]:
     """Operate, verify, and save what differs in nothing."""
     from sesurgery.cli.progress import progress
 
-    verification = None
+    verification, output = None, saved.pop("output")
     with progress() as step:
         import sesurgery
+        from sesurgery.artifact.by_name import subject
 
-        surgery = sesurgery.apply(model, recipe, **asked, progress=step)
+        body, given = subject(model, asked, step, **looked, weights=asked["weights"])
+        if body is not model:
+            given["weights"] = None  # those of a delta's base are in it already
+        surgery = sesurgery.apply(body, recipe, **given, progress=step)
         if verify:
             step("verifying", 0, 0)
-            inputs = {key: asked[key] for key in ("input_size", "model_args")}
-            verification = sesurgery.verify(model, surgery.model, **inputs)
+            inputs: dict[str, Any] = {key: given.get(key) for key in ("input_size", "model_args")}
+            if looked["example"] is not None:
+                inputs["example_input"] = given["example_input"]
+            verification = sesurgery.verify(body, surgery.model, **inputs)
         if output is not None and (verification is None or verification):
             step("saving", 0, 0)
-            sesurgery.save(surgery, output, overwrite=force, delta=delta)
+            sesurgery.save(surgery, output, **saved)
     return surgery, verification
 
 
@@ -360,7 +221,7 @@ def _timed(surgery: Surgery, timing: dict[str, Any]) -> Latency:
         return sesurgery.latency(surgery, **timing)
 
 
-def _print_plan(plan: Plan, recipe: str, as_json: bool) -> None:
+def _print_plan(plan: Plan, recipe: str, every: bool, as_json: bool) -> None:
     if as_json:
         from sesurgery.cli.json_output import dump, plan_data
 
@@ -368,7 +229,21 @@ def _print_plan(plan: Plan, recipe: str, as_json: bool) -> None:
         return
     from sesurgery.report.plan import render_report
 
-    render_report(_console(), plan, code=True)
+    render_report(_console(), plan, code=True, every=every)
+
+
+def _draw_plan(plan: Plan, every: bool, svg: Path | None, html: Path | None) -> None:
+    """What was printed, as files."""
+    if svg is None and html is None:
+        return
+    from sesurgery.report.layout import render_html, render_svg
+    from sesurgery.report.plan import recipe_name, render_report
+
+    title = f"sesurgery preview {plan.model} --recipe {recipe_name(plan)}"
+    for path, render in ((svg, render_svg), (html, render_html)):
+        if path is not None:
+            text = render(lambda console: render_report(console, plan, code=True, every=every), title=title)
+            opt.write_file(path, text)
 
 
 def _print_surgery(

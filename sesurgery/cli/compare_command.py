@@ -10,12 +10,23 @@ import typer
 
 from sesurgery.cli import options as opt
 from sesurgery.errors import InputError, NothingMatchedError
+from sesurgery.terminal import completion as tab
 
 if TYPE_CHECKING:
     from sesurgery.comparison.rows import Comparison
 
+TRAINING = "Training"
 Recipes = Annotated[
-    str, typer.Option("--recipe", "-r", metavar="A,B,…", help="Recipes to compare, with commas.", show_default=False)
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="A,B,…",
+        help="Recipes to compare, with commas.",
+        show_default=False,
+        autocompletion=tab.each_of(tab.recipes),
+        rich_help_panel=opt.CHANGE,
+    ),
 ]
 Stages = Annotated[
     str | None,
@@ -24,42 +35,116 @@ Stages = Annotated[
         "-s",
         metavar="each,all,…",
         help="each: a candidate a stage; subsets: every set of stages; or selections, such as all,2-4,1+3.",
+        autocompletion=tab.each_of(tab.among("each", "all", "subsets", "last", "1", "2", "3", "4")),
+        rich_help_panel=opt.CHANGE,
     ),
 ]
-Modules = Annotated[str | None, typer.Option("--module", "-m", metavar="A,B,…", help="Layers to try in their places.")]
+Modules = Annotated[
+    str | None,
+    typer.Option(
+        "--module",
+        "-m",
+        metavar="A,B,…",
+        help="Layers to try in their places.",
+        autocompletion=tab.each_of(tab.layers),
+        rich_help_panel=opt.CHANGE,
+    ),
+]
 Values = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=A,B,…", help="Values of an option to try, such as reduction=4,8. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=A,B,…",
+        help="Values of an option to try, such as reduction=4,8. Repeatable.",
+        rich_help_panel=opt.CHANGE,
+    ),
 ]
 Budget = Annotated[
     str | None,
-    typer.Option("--budget", metavar="COST=LIMIT,…", help="Such as params=+5%,macs=+1%: what is above it is greyed."),
+    typer.Option(
+        "--budget",
+        metavar="COST=LIMIT,…",
+        help="Such as params=+5%,macs=+1%: what is above it is greyed.",
+        rich_help_panel=opt.CHANGE,
+    ),
 ]
-Sort = Annotated[str | None, typer.Option("--sort", metavar="COST", help="params, macs, flops, edits, value or none.")]
+Sort = Annotated[
+    str | None,
+    typer.Option(
+        "--sort",
+        metavar="COST",
+        help="params, macs, flops, edits, value or none.",
+        autocompletion=tab.among("params", "macs", "flops", "edits", "value", "none"),
+        rich_help_panel=opt.RESULT,
+    ),
+]
 Train = Annotated[
     str | None,
-    typer.Option("--train", metavar="FILE.py:run", help="Train each candidate: run(model, trial) gives a number."),
+    typer.Option(
+        "--train",
+        metavar="FILE.py:run",
+        help="Train each candidate: run(model, trial) gives a number.",
+        rich_help_panel=TRAINING,
+    ),
 ]
-Seeds = Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Trainings of each candidate.")]
-Epochs = Annotated[int | None, typer.Option("--epochs", metavar="N", min=1, help="Handed on as trial.epochs.")]
+Seeds = Annotated[
+    int, typer.Option("--seeds", metavar="N", min=1, help="Trainings of each candidate.", rich_help_panel=TRAINING)
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option("--epochs", metavar="N", min=1, help="Handed on as trial.epochs.", rich_help_panel=TRAINING),
+]
 Aim = Annotated[
-    str, typer.Option("--aim", metavar="NAME[:min]", help="The result that counts; :min where less of it is better.")
+    str,
+    typer.Option(
+        "--aim",
+        metavar="NAME[:min]",
+        help="The result that counts; :min where less of it is better.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 Pruner = Annotated[
-    str | None, typer.Option("--pruner", metavar="NAME", help="median or hyperband: stop hopeless trainings early.")
+    str | None,
+    typer.Option(
+        "--pruner",
+        metavar="NAME",
+        help="median or hyperband: stop hopeless trainings early.",
+        autocompletion=tab.among("median", "hyperband"),
+        rich_help_panel=TRAINING,
+    ),
 ]
 Storage = Annotated[
     str | None,
-    typer.Option("--storage", metavar="URL", help="postgresql://… or mysql://…: workers on several machines share it."),
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="postgresql://… or mysql://…: workers on several machines share it.",
+        rich_help_panel=TRAINING,
+    ),
 ]
-Jobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Worker processes.")]
+Jobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Worker processes.", rich_help_panel=TRAINING)]
 Folder = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Results; the same command goes on from there.")
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Results; the same command goes on from there.",
+        rich_help_panel=opt.RESULT,
+    ),
 ]
 Plot = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE.svg", help="A picture: cost against value, or cost against cost.")
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE.svg",
+        help="A picture: cost against value, or cost against cost.",
+        rich_help_panel=opt.RESULT,
+    ),
 ]
-AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV on stdout instead of tables.")]
+AsCsv = Annotated[
+    bool, typer.Option("--csv", help="Print CSV on stdout instead of tables.", rich_help_panel=opt.RESULT)
+]
 
 
 def compare(
@@ -83,19 +168,26 @@ def compare(
     pretrained: opt.Pretrained = False,
     model_arg: opt.ModelArgs = None,
     input_size: opt.InputSize = None,
+    example: opt.Example = None,
+    trust_code: opt.TrustCode = False,
+    weights: opt.BaseWeights = None,
     imports: opt.Imports = None,
     as_json: opt.AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Compare placements: what each costs and, with --train, what it is worth beside the unmodified model."""
+    opt.check_kept(model, model_arg, pretrained)
+    opt.check_base(model, weights)
     opt.import_files(imports)
     asked = _asked(context.params)
     from sesurgery.cli.progress import progress
 
     with progress() as step:
         import sesurgery
+        from sesurgery.artifact.by_name import subject
 
-        comparison = sesurgery.compare(model, recipe, **asked, progress=step)
+        body, asked = subject(model, asked, step, example=example, weights=weights, trust_code=trust_code)
+        comparison = sesurgery.compare(body, recipe, **asked, progress=step)
     _show(comparison, as_json, as_csv)
     _write(comparison, output, plot)
     if not any(row.within for row in comparison):
@@ -117,7 +209,7 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
         "aim": name,
         "smaller": smaller,
         "folder": given["output"],
-        **opt.parse_model(given["model_arg"], given["input_size"]),
+        **opt.parse_model(given["model_arg"], given["input_size"], given["example"]),
     }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sesurgery.api import Surgery
+    from sesurgery.attention.options import Entry
     from sesurgery.excitation.result import Gates
     from sesurgery.plans import Cost, Edit, Inspection, Plan
     from sesurgery.timing.result import Latency
@@ -97,6 +98,21 @@ def inspection_data(inspection: Inspection) -> dict[str, Any]:
         "traced": inspection.traced,
         "cost": _cost(inspection.cost),
         "stage_costs": [_cost(cost) for cost in inspection.stage_costs],
+    }
+
+
+def layer_data(entry: Entry) -> dict[str, Any]:
+    """A layer of the registry: ``name``, ``summary``, ``source``, ``layouts`` and ``options`` with their defaults."""
+    from sesurgery.attention.registry import choices
+
+    defaults = {"init": "paper", "reduce_from": "site", **entry.defaults}
+    options = {key: {"default": defaults.get(key), "may_be": choices(entry, key)} for key in sorted(entry.accepted)}
+    return {
+        "name": entry.name,
+        "summary": entry.summary,
+        "source": entry.source,
+        "layouts": sorted(entry.layouts),
+        "options": options,
     }
 
 

@@ -8,11 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from sesurgery.artifact.names import NEW_FOLDER, check_target
+from sesurgery.artifact.names import NEW_FOLDER, check_target, holds_model
 from sesurgery.errors import ArtifactError, InputError, WeightsError
 from sesurgery.models.input_size import read_input_size
+from sesurgery.terminal import completion as tab
 
-MODEL_HELP = "resnet50, timm:NAME, torchvision:NAME, path/net.py:factory or package.module:factory."
+MODEL_HELP = (
+    "resnet50, timm:NAME, torchvision:NAME, path/net.py:factory, package.module:factory, "
+    "or a folder that apply -o wrote."
+)
+# The sections of --help.
+MODEL, CHANGE, RESULT, MEASURE = "Model", "What changes", "Result", "Checks"
 STAGES_HELP = (
     "4, 1,3, 2-4, -1, last, last2 or all, counted from 1 after the stem (ResNet's layer1 is 1). "
     "The SENet paper counts convN_x: its SE_Stage_4 is stage 3 here. `sesurgery inspect` lists them."
@@ -27,23 +33,56 @@ RESERVED = {
     "input_size": "use --input-size",
     "model_args": "use --model-arg",
     "inplace": "the command always works on a model of its own",
-    "example_input": "use --input-size",
+    "example_input": "use --example",
     "device": "the command chooses it",
     "progress": "it shows whenever stderr is a terminal",
 }
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False, autocompletion=tab.models)]
 RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="`sesurgery recipes` lists the names.")
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="NAME|FILE",
+        help="`sesurgery recipes` lists the names.",
+        autocompletion=tab.recipes,
+        rich_help_panel=CHANGE,
+    ),
 ]
-Stages = Annotated[str | None, typer.Option("--stages", "-s", metavar="S", help=STAGES_HELP, show_default=False)]
+STAGE_WORDS = tab.each_of(tab.among("all", "last", "last2", "1", "2", "3", "4", "5"))
+Stages = Annotated[
+    str | None,
+    typer.Option(
+        "--stages",
+        "-s",
+        metavar="S",
+        help=STAGES_HELP,
+        show_default=False,
+        autocompletion=STAGE_WORDS,
+        rich_help_panel=CHANGE,
+    ),
+]
 Module = Annotated[
     str | None,
-    typer.Option("--module", "-m", metavar="NAME", help="Another node in place of the recipe's, such as eca."),
+    typer.Option(
+        "--module",
+        "-m",
+        metavar="NAME",
+        help="Another layer in place of the recipe's, such as eca.",
+        autocompletion=tab.layers,
+        rich_help_panel=CHANGE,
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override an option of the node, such as reduction=8. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override an option of the layer, such as reduction=8. Repeatable.",
+        autocompletion=tab.settings,
+        rich_help_panel=CHANGE,
+    ),
 ]
 Init = Annotated[
     str | None,
@@ -51,30 +90,59 @@ Init = Annotated[
         "--init",
         metavar="paper|near|identity",
         help="identity: the output stays bit for bit what it was. near: a tenth of the way. paper: gates at about 0.5.",
+        autocompletion=tab.among("paper", "near", "identity"),
+        rich_help_panel=CHANGE,
     ),
 ]
 ModelArgs = Annotated[
     list[str] | None,
-    typer.Option("--model-arg", metavar="KEY=VALUE", help="Passed to the model's factory. Repeatable."),
+    typer.Option(
+        "--model-arg", metavar="KEY=VALUE", help="Passed to the model's factory. Repeatable.", rich_help_panel=MODEL
+    ),
 ]
 InputSize = Annotated[
     str | None,
-    typer.Option("--input-size", metavar="C,H,W", help="Shape of one sample, such as 3,224,224, or just 224."),
+    typer.Option(
+        "--input-size",
+        metavar="C,H,W",
+        help="Shape of one sample, such as 3,224,224, or just 224.",
+        rich_help_panel=MODEL,
+    ),
 ]
-Pretrained = Annotated[bool, typer.Option("--pretrained", help="Start from the library's pretrained weights.")]
+Example = Annotated[
+    str | None,
+    typer.Option(
+        "--example",
+        metavar="FILE.py:NAME",
+        help="A function that gives an input, a tuple of several; instead of --input-size.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
+]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained", help="Start from the library's pretrained weights.", rich_help_panel=MODEL)
+]
 Weights = Annotated[
     Path | None,
-    typer.Option("--weights", metavar="FILE", help="Start from a checkpoint: .safetensors, .pth or .pt."),
+    typer.Option(
+        "--weights", metavar="FILE", help="Start from a checkpoint: .safetensors, .pth or .pt.", rich_help_panel=MODEL
+    ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="FOLDER", help="Save the operated model there; nothing is written without."),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Save the operated model there; nothing is written without.",
+        rich_help_panel=RESULT,
+    ),
 ]
 RevertOutput = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder.", show_default=False)
 ]
-ModelOrFolder = Annotated[
-    str, typer.Argument(metavar="MODEL|FOLDER", help=f"What apply -o wrote, or {MODEL_HELP}", show_default=False)
+All = Annotated[
+    bool, typer.Option("--all", help="Show every host's code, and not the first few.", rich_help_panel=RESULT)
 ]
 OptionalRecipe = Annotated[
     str | None, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Operate on MODEL first.", show_default=False)
@@ -83,13 +151,24 @@ EjectOutput = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder for the code.", show_default=False)
 ]
 Hub = Annotated[bool, typer.Option("--hf", help="For the Hugging Face hub: AutoModel loads it. Needs transformers.")]
-TrustCode = Annotated[bool, typer.Option("--trust-code", help="Let FOLDER import and call the factory it names.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Let FOLDER import and call the factory it names.", rich_help_panel=MODEL)
+]
 Delta = Annotated[
-    bool, typer.Option("--delta", help="Save only what is new or changed against --weights or --pretrained.")
+    bool,
+    typer.Option(
+        "--delta", help="Save only what is new or changed against --weights or --pretrained.", rich_help_panel=RESULT
+    ),
 ]
 BaseWeights = Annotated[
     Path | None,
-    typer.Option("--weights", metavar="FILE", help="The checkpoint that a delta was made from.", show_default=False),
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="Of a delta, the checkpoint it was made from.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
 ]
 Data = Annotated[
     Path | None,
@@ -100,21 +179,65 @@ Picture = Annotated[
     Path | None,
     typer.Option("--picture", metavar="FILE", help="Draw the gates by channel: .svg, .png, .pdf.", show_default=False),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an artefact that is already in FOLDER.")]
+Svg = Annotated[
+    Path | None,
+    typer.Option(
+        "--svg", metavar="FILE", help="Draw what is printed as a picture.", show_default=False, rich_help_panel=RESULT
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="FILE", help="Write what is printed as a page.", show_default=False, rich_help_panel=RESULT
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an artefact that is already in FOLDER.", rich_help_panel=RESULT)
+]
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Run it beside the original; exit code 1, and nothing saved, if it differs.")
+    bool,
+    typer.Option(
+        "--verify",
+        help="Run it beside the original; exit code 1, and nothing saved, if it differs.",
+        rich_help_panel=MEASURE,
+    ),
 ]
 Latency = Annotated[
-    bool, typer.Option("--latency", help="Measure the time of one forward before and after, in alternating pairs.")
+    bool,
+    typer.Option(
+        "--latency",
+        help="Measure the time of one forward before and after, in alternating pairs.",
+        rich_help_panel=MEASURE,
+    ),
 ]
-Device = Annotated[str | None, typer.Option("--device", metavar="cpu|cuda", help="Where --latency measures.")]
-Batch = Annotated[int | None, typer.Option("--batch", metavar="N", min=1, help="Samples of one forward of --latency.")]
-Threads = Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="Threads of the CPU for --latency.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="cpu|cuda",
+        help="Where --latency measures.",
+        autocompletion=tab.among("cpu", "cuda"),
+        rich_help_panel=MEASURE,
+    ),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option("--batch", metavar="N", min=1, help="Samples of one forward of --latency.", rich_help_panel=MEASURE),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", min=1, help="Threads of the CPU for --latency.", rich_help_panel=MEASURE),
+]
 Imports = Annotated[
     list[Path] | None,
-    typer.Option("--import", metavar="FILE.py", help="Run a file of your own layers, placements or edits. Repeatable."),
+    typer.Option(
+        "--import",
+        metavar="FILE.py",
+        help="Run a file of your own layers, placements or edits. Repeatable.",
+        rich_help_panel=CHANGE,
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.", rich_help_panel=RESULT)]
 
 
 def import_files(files: list[Path] | None) -> None:
@@ -153,7 +276,7 @@ def parse_options(settings: list[str] | None, init: str | None) -> dict[str, Any
     options = parse_pairs("--set", settings)
     for key in options:
         if key in RESERVED:
-            raise InputError(f'"{key}" is no option of a node', where=f"--set {key}=", remedy=RESERVED[key])
+            raise InputError(f'"{key}" is no option of a layer', where=f"--set {key}=", remedy=RESERVED[key])
     if init is not None and options.get("init", init) != init:
         raise InputError(f"--init {init} and --set init={options['init']} contradict each other", remedy="give one")
     return options if init is None else {**options, "init": init}
@@ -164,9 +287,30 @@ def parse_input_size(text: str | None) -> tuple[int, ...] | None:
     return None if text is None else read_input_size(text, where="--input-size")
 
 
-def parse_model(model_arg: list[str] | None, input_size: str | None) -> dict[str, Any]:
+def parse_model(model_arg: list[str] | None, input_size: str | None, example: str | None = None) -> dict[str, Any]:
     """``model_args`` and ``input_size``: what every function that takes a model by name wants to know of it."""
+    if example is not None and input_size is not None:
+        raise InputError("--example and --input-size exclude each other", remedy="give one of them")
     return {"model_args": parse_model_args(model_arg), "input_size": parse_input_size(input_size)}
+
+
+def asked(
+    recipe: str,
+    stages: str | None,
+    module: str | None,
+    settings: list[str] | None,
+    init: str | None,
+    model_arg: list[str] | None,
+    input_size: str | None,
+    example: str | None,
+) -> dict[str, Any]:
+    """Keyword arguments of plan and apply; whatever can be wrong without a model is found here."""
+    options = parse_options(settings, init)
+    looked = parse_model(model_arg, input_size, example)
+    from sesurgery.recipe.recipe import load_recipe, override
+
+    override(load_recipe(recipe), stages=stages, module=module, options=options)
+    return {"stages": stages, "module": module, **looked, **options}
 
 
 def check_weights(weights: Path | None, pretrained: bool) -> None:
@@ -216,21 +360,45 @@ def check_delta(delta: bool, output: Path | None, known: bool) -> None:
         raise InputError("of new random weights nothing can be left out", where="--delta", remedy="add --weights FILE")
 
 
-def check_picture(picture: Path | None) -> None:
+def check_picture(
+    picture: Path | None, option: str = "--picture", endings: tuple[str, ...] = (".svg", ".png", ".pdf")
+) -> None:
     """Raise where a picture could not be written, before any work is done for it."""
     if picture is None:
         return
-    if picture.suffix not in (".svg", ".png", ".pdf"):
-        raise InputError("is no file name of a picture", where=f"--picture {picture}", remedy="end it in .svg or .png")
+    if picture.suffix not in endings:
+        remedy = f"end it in {' or '.join(endings)}"
+        raise InputError("is no file name of a picture", where=f"{option} {picture}", remedy=remedy)
     if not picture.absolute().parent.is_dir():
-        raise InputError("its folder does not exist", where=f"--picture {picture}", remedy="make the folder first")
+        raise InputError("its folder does not exist", where=f"{option} {picture}", remedy="make the folder first")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a picture or a page, and name it on stderr."""
+    path.write_text(text, encoding="utf-8")
+    typer.echo(f"written: {path}", err=True)
 
 
 def check_folder(model: str) -> None:
     """Raise unless ``model`` is a folder: a model by name has not been operated on."""
-    if not Path(model).is_dir():
+    if not holds_model(model):
         remedy = "name a folder that apply -o wrote, or add --recipe NAME to operate on the model first"
         raise InputError("is no folder of an operated model", where=model, remedy=remedy)
+
+
+def check_kept(model: str, model_arg: list[str] | None, pretrained: bool) -> None:
+    """Raise where a folder is given what only a name can be told: it knows how its model was made, and has weights."""
+    if holds_model(model):
+        for option, given in (("--model-arg", model_arg), ("--pretrained", pretrained)):
+            if given:
+                raise InputError("goes with a name; a folder knows how its model was made", where=option)
+
+
+def check_base(model: str, weights: Path | None) -> None:
+    """Raise where a base's weights are given and there is no delta to complete: costs and plans need none."""
+    if weights is not None and not holds_model(model):
+        raise InputError("is for a folder that apply --delta wrote", where="--weights", remedy="leave it out")
+    check_weights(weights, False)
 
 
 def folder_data(folder: Path) -> str:

@@ -9,12 +9,21 @@ import typer
 
 from sesurgery.cli import compare_command as more
 from sesurgery.cli import options as opt
+from sesurgery.terminal import completion as tab
 
 if TYPE_CHECKING:
     from sesurgery.selection.result import Selection
 
 RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Whose sites are searched, and with what layer.")
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="NAME|FILE",
+        help="Whose sites are searched, and with what layer.",
+        autocompletion=tab.recipes,
+        rich_help_panel=opt.CHANGE,
+    ),
 ]
 Budget = Annotated[
     str, typer.Option("--budget", metavar="COST=LIMIT,…", help="Such as params=+2%,macs=+1%.", show_default=False)
@@ -55,17 +64,24 @@ def search(
     pretrained: opt.Pretrained = False,
     model_arg: opt.ModelArgs = None,
     input_size: opt.InputSize = None,
+    trust_code: opt.TrustCode = False,
+    weights: opt.BaseWeights = None,
     imports: opt.Imports = None,
 ) -> None:
     """Choose the sites that are worth most within a budget, from one training; others check the choice."""
+    opt.check_kept(model, model_arg, pretrained)
+    opt.check_base(model, weights)
     opt.import_files(imports)
     asked = _asked(context.params)
     from sesurgery.cli.progress import progress
 
     with progress() as step:
         import sesurgery
+        from sesurgery.artifact.by_name import subject
 
-        selection = sesurgery.search(model, recipe, **asked, progress=step)
+        body, given = subject(model, asked, step, weights=weights, trust_code=trust_code)
+        given.pop("example_input", None)
+        selection = sesurgery.search(body, recipe, **given, progress=step)
     _write(selection, output)
 
 

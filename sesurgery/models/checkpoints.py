@@ -211,7 +211,7 @@ def _check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], kept: Map
         differ = listed(shapes, SHOWN, lambda key: f"{key} is {_kind(state[key])}, the model's {_kind(own[key])}")
         lines.append(f"{len(shapes)} of another shape: {differ}")
     problem = "\n  ".join(("does not fit the model, and nothing was loaded", *lines))
-    remedy = "name the model it was made for, with the --model-arg values it was made with"
+    remedy = "name the model it was made for, with the model_args it was made with"
     raise WeightsError(problem, where=where, remedy=remedy)
 
 

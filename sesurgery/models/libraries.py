@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -70,9 +71,9 @@ def check(library: Library, name: str, args: Mapping[str, Any], pretrained: bool
     for argument in args:
         if argument in _WEIGHT_ARGS:
             problem = f'model argument "{argument}" would load weights'
-            raise InputError(problem, where=where, remedy="use --pretrained, or --weights FILE")
+            raise InputError(problem, where=where, remedy="use pretrained=True or weights=...")
     if pretrained and not _has_weights(library, name):
-        remedy = "leave out --pretrained, or give a checkpoint with --weights FILE"
+        remedy = "leave out pretrained=True, or give a checkpoint: weights=..."
         raise ModelError("its library publishes no pretrained weights", where=where, remedy=remedy)
 
 
@@ -97,10 +98,10 @@ def explain(error: BaseException, library: Library, name: str, args: Mapping[str
         return UnknownNameError("model argument", argument[1], known, where=where)
     if pretrained and _is_download(error):
         problem = f"downloading its pretrained weights failed with {reason(error)}"
-        return ModelError(problem, where=where, remedy="give a checkpoint with --weights FILE")
+        return ModelError(problem, where=where, remedy="give a checkpoint: weights=...")
     if _is_mismatch(error):
         return _mismatch(error)
-    given = " ".join(f"--model-arg {key}={value}" for key, value in args.items())
+    given = f"model_args={json.dumps(dict(args), default=str)}" if args else ""
     return ModelError(
         f"creating it failed with {reason(error)}", where=where, remedy=f"check {given}" if given else None
     )

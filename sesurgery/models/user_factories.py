@@ -55,6 +55,24 @@ def from_file(file: str, name: str, args: Mapping[str, Any]) -> Factory:
     return _factory(module, name, file, path.parent, str(path), args)
 
 
+def called(reference: str, where: str) -> Any:
+    """What the function ``path/file.py:name`` of the user's returns.
+
+    Raises:
+        InputError: there is none, or it fails; with its own reason in one line.
+    """
+    file, colon, name = reference.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise InputError(f'"{reference}" names no function', where=where, remedy="write FILE.py:NAME")
+    factory = from_file(file, name, {})
+    try:
+        with importable(factory.folder):
+            return factory.call()
+    except FOREIGN as error:
+        problem = f"the function failed with {placed(error, factory.file)}"
+        raise ModelError(problem, where=factory.where) from error
+
+
 def from_module(module: str, name: str, args: Mapping[str, Any]) -> Factory:
     """Import ``module`` (the working folder counts too) and find the factory ``name`` in it."""
     folder = Path.cwd()
@@ -118,5 +136,7 @@ def _check_args(factory: Callable[..., object], where: str, args: Mapping[str, A
                 raise UnknownNameError("model argument", name, named, where=where, remedy=remedy)
     missing = [n for n in named if parameters[n].default is kinds.empty and n not in args]
     if missing:
-        remedy = "give it with " + " ".join(f"--model-arg {name}=VALUE" for name in missing)
-        raise InputError(f"the factory needs {', '.join(missing)}", where=where, remedy=remedy)
+        given = ", ".join(f'"{name}": VALUE' for name in missing)
+        raise InputError(
+            f"the factory needs {', '.join(missing)}", where=where, remedy=f"give it: model_args={{{given}}}"
+        )

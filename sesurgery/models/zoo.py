@@ -71,7 +71,7 @@ def resolve(reference: str, args: Mapping[str, Any] | None = None) -> ModelSpec:
     if not name:
         raise InputError("an empty name", where="model", remedy=_FORMS)
     if colon and source.lower() in ("hf-hub", "hf_hub", "local-dir"):
-        remedy = "name the architecture, and give its weights with --weights FILE"
+        remedy = "name the architecture, and give its weights: weights=..."
         raise InputError(f'"{source}:" is not accepted: it would fetch a model', where=f'model "{name}"', remedy=remedy)
     if colon and source.lower() in ("timm", "torchvision"):
         library: libraries.Library = "timm" if source.lower() == "timm" else "torchvision"
@@ -166,7 +166,7 @@ def _builder(
             lambda error: libraries.explain(error, source, name, args, pretrained),
         )
     if pretrained:
-        remedy = "give its weights with --weights FILE"
+        remedy = "give its weights: weights=..."
         raise InputError("a factory of your own has no pretrained weights", where=name, remedy=remedy)
     # Imported here and not while building, so that what a module computes at import is not made on meta.
     factory = _factory(spec)

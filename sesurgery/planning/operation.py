@@ -75,7 +75,11 @@ def _inputs(
 
 
 def name_of(model: nn.Module, spec: zoo.ModelSpec | None) -> str:
-    return spec.name if spec is not None else type(model).__name__
+    """The name that a model was made by, also where it was operated on since; its class where there is none."""
+    if spec is not None:
+        return spec.name
+    base = (model.__dict__.get(MODEL_MARK) or {}).get("base")
+    return zoo.resolve(base["reference"]).name if base else type(model).__name__
 
 
 def remember_weights(model: nn.Module, file: str | Path | None) -> None:

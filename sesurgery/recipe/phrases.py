@@ -163,6 +163,13 @@ def _phrase(words: list[str]) -> Phrase | None:
     return PHRASES.get(" ".join(words[1:])) if whole is None and words[:1] == ["on"] else whole
 
 
+def named_like(text: str | None) -> list[Phrase]:
+    """The phrases whose name holds ``text``; all of them for None. Raises ``UnknownNameError`` where none does."""
+    if text is None:
+        return list(PHRASES.values())
+    return [each for each in PHRASES.values() if _key(text) in _key(each.name)] or [PHRASES.find(text)]
+
+
 def phrase_names(roles: Iterable[str] = ROLES) -> list[str]:
     """Canonical names, in the order in which they were registered."""
     wanted = set(roles)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from sesurgery.attention import registry as layers
 from sesurgery.attention.options import Entry
-from sesurgery.recipe.phrases import PHRASES, Phrase
+from sesurgery.recipe.phrases import Phrase
 from sesurgery.report.layout import heading, new_table
 
 
@@ -43,14 +43,15 @@ def _shown(value: object) -> str:
     return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def render_places(console: Console, counts: Mapping[str, int] | None = None) -> None:
-    """Print every phrase with one sentence and one example, and how many places it has in a model if that is given."""
+def render_places(console: Console, phrases: Sequence[Phrase], counts: Mapping[str, int] | None = None) -> None:
+    """Print phrases with one sentence and one example each, and how many places each has in a model, where given."""
     for title, place in (("for insert", True), ("for replace, remove and rewire", False)):
-        heading(console, f"at: {title}")
-        for phrase in PHRASES.values():
-            if (phrase.role == "place") is place:
+        chosen = [phrase for phrase in phrases if (phrase.role == "place") is place]
+        if chosen:
+            heading(console, f"at: {title}")
+            for phrase in chosen:
                 _phrase(console, phrase, counts)
-        console.print()
+            console.print()
 
 
 def _phrase(console: Console, phrase: Phrase, counts: Mapping[str, int] | None) -> None:

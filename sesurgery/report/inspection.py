@@ -14,14 +14,16 @@ from sesurgery.report.layout import count, dots, heading, new_table, si, sizes, 
 if TYPE_CHECKING:
     from sesurgery.plans import Inspection, MergeInfo, Stage, Untraced
 
-STAGE_HINT = (
-    "The SENet paper counts stages as convN_x: its SE_Stage_4 (conv4_x) is stage 3 here. "
-    "--stages takes the numbers of this table."
-)
+PAPER_HINT = "The SENet paper counts stages as convN_x: its SE_Stage_4 (conv4_x) is stage 3 here. "
+PAPER_STAGES = 4
 
 
-def render_inspection(console: Console, inspection: Inspection) -> None:
-    """Print stages, merges and what could not be traced."""
+def render_inspection(console: Console, inspection: Inspection, *, shell: bool = True) -> None:
+    """Print stages, merges and what could not be traced.
+
+    Args:
+        shell: for somebody who types commands, and not Python.
+    """
     traced, stages = inspection.traced, len(inspection.stages)
     heading(
         console,
@@ -30,7 +32,8 @@ def render_inspection(console: Console, inspection: Inspection) -> None:
     )
     if inspection.stages:
         console.print(stages_table(console, inspection.stages))
-        console.print(Text(STAGE_HINT, style="dim"))
+        hint = PAPER_HINT if _as_in_the_paper(inspection) else ""
+        console.print(Text(f"{hint}{'--stages' if shell else 'stages='} takes the numbers of this table.", style="dim"))
     if inspection.cost is not None and inspection.stage_costs:
         console.print()
         heading(console, f"cost of one forward pass of one sample, {sizes(inspection.inputs)}")
@@ -42,6 +45,13 @@ def render_inspection(console: Console, inspection: Inspection) -> None:
         console.print()
         heading(console, "not traced (no site in their own forward; their children are looked at all the same)")
         console.print(untraced_table(console, inspection.untraced))
+
+
+def _as_in_the_paper(inspection: Inspection) -> bool:
+    """Whether the backbone is a residual network of four stages: the SENet paper counts the stages of no other."""
+    stages = {stage.index for stage in inspection.stages if stage.region == "backbone"}
+    residual = {merge.stage for merge in inspection.merges if merge.op == "add" and merge.kind == "identity"}
+    return len(stages) == PAPER_STAGES and stages <= residual
 
 
 def stages_table(console: Console, stages: Sequence[Stage]) -> Table:

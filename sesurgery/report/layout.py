@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import IO
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sesurgery.report.folding import FoldingTable
 from sesurgery.words.text import listed
 
 WIDTH = 100
@@ -66,6 +68,29 @@ def render_svg(draw: Draw, *, title: str = "", width: int = WIDTH) -> str:
 
     >>> picture = render_svg(lambda console: render_report(console, plan), title="sesurgery preview resnet50")
     """
+    return _recorded(draw, width).export_svg(title=title)
+
+
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{stylesheet}
+body {{ background: #fff; color: #1f2328; margin: 2rem; }}
+pre {{ font: 14px/1.35 ui-monospace, Menlo, Consolas, monospace; overflow-x: auto; }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #0d1117; color: #e6edf3; }} }}
+</style></head><body><h1 style="font: 600 1.1rem sans-serif">{title}</h1><pre>{code}</pre></body></html>
+"""
+
+
+def render_html(draw: Draw, *, title: str = "", width: int = HTML_WIDTH) -> str:
+    """What ``draw`` prints, as a page that follows the reader's dark or light."""
+    fields = {"{title}": html.escape(title), "{stylesheet}": "{stylesheet}", "{code}": "{code}"}
+    form = re.sub(r"\{(?:title|stylesheet|code)\}", lambda field: fields[field[0]], _PAGE)
+    return _recorded(draw, width).export_html(code_format=form)
+
+
+def _recorded(draw: Draw, width: int) -> Console:
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         console = Console(
             file=nowhere,
@@ -79,7 +104,7 @@ def render_svg(draw: Draw, *, title: str = "", width: int = WIDTH) -> str:
             force_jupyter=False,
         )
         draw(console)
-        return console.export_svg(title=title)
+    return console
 
 
 def count(number: int, *, sign: bool = False) -> str:
@@ -108,10 +133,12 @@ def heading(console: Console, text: str) -> None:
 def new_table(console: Console, *columns: str, right: Sequence[int] = ()) -> Table:
     """An empty table. Numbers (``right``) never wrap; words fold instead of being cut off."""
     box = _ASCII_HEAD if console.options.ascii_only else SIMPLE_HEAD
-    table = Table(box=box, pad_edge=False, header_style="bold cyan", show_edge=False, padding=(0, 1, 0, 0))
+    table = FoldingTable(box=box, pad_edge=False, header_style="bold cyan", show_edge=False, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         number = index in right
-        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        table.add_column(
+            column, justify="right" if number else "left", no_wrap=number, overflow="ellipsis" if number else "fold"
+        )
     return table
 
 

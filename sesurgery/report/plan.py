@@ -45,16 +45,24 @@ _TOTALS = (
 FOLD_ABOVE = 12
 ROWS_PER_STAGE = 2
 WHOLE_FORWARD = 30
+LINES_OF_CODE = 80
 
 
-def render_report(console: Console, plan: Plan, *, code: bool = False, notes: Sequence[str] = ()) -> None:
-    """Print a plan: with ``code`` the rewritten forwards, then edits, sites left alone, totals and notes."""
+def render_report(
+    console: Console, plan: Plan, *, code: bool = False, every: bool = False, notes: Sequence[str] = ()
+) -> None:
+    """Print a plan: with ``code`` the rewritten forwards, then edits, sites left alone, totals and notes.
+
+    Args:
+        every: the code of every host, and not only of as many as fit on a screen or two.
+    """
     if code:
-        for diff in plan.diffs:
-            print_diff(console, diff)
-    heading(console, f"{plan.model}, recipe {recipe_name(plan)}: {_edits_summary(plan.edits)}")
+        print_diffs(console, plan.diffs, every=every)
+    arrow = "->" if console.options.ascii_only else "→"
+    kinds = [kind_of(edit, plan.diffs, arrow) for edit in plan.edits]
+    heading(console, f"{plan.model}, recipe {recipe_name(plan)}: {_edits_summary(kinds)}")
     if plan.edits:
-        console.print(edits_table(console, plan.edits))
+        console.print(edits_table(console, plan.edits, kinds))
     if plan.skipped:
         console.print()
         heading(console, f"left alone: {plural(len(plan.skipped), 'site')}")
@@ -66,31 +74,37 @@ def render_report(console: Console, plan: Plan, *, code: bool = False, notes: Se
     print_notes(console, (*(note for edit in plan.edits for note in edit.notes), *notes))
 
 
-def render_surgery(console: Console, surgery: Surgery, *, output: Path | None = None, real: bool = True) -> None:
+def render_surgery(
+    console: Console, surgery: Surgery, *, output: Path | None = None, real: bool = True, shell: bool = True
+) -> None:
     """Print what was done, how far the output moved, and how to load or undo it.
 
     Args:
         output: the folder it was saved in.
         real: whether the model had weights; without, only its shapes were operated on.
+        shell: for somebody who types commands, and not Python.
     """
     plan = dataclasses.replace(surgery.plan, before=surgery.before, after=surgery.after)
     render_report(console, plan, notes=surgery.notes)
     console.print()
     if surgery.drift is not None:
-        console.print(drift_text(surgery.drift))
+        console.print(drift_text(surgery.drift, shell=shell))
     if output is not None:
         heading(console, f"saved in {output}")
         console.print(f"  load it: sesurgery.load({str(output)!r})\n  undo it: sesurgery revert {output} -o FOLDER")
+    elif not shell:
+        console.print("sesurgery.save(surgery, folder) keeps it; sesurgery.revert(surgery.model) undoes it")
     else:
         without = "" if real else ", and no weights were needed"
         console.print(f"nothing was written{without}; -o FOLDER saves the operated model")
 
 
-def drift_text(drift: float) -> str:
+def drift_text(drift: float, *, shell: bool = True) -> str:
     """One line on how far the output moved at insertion."""
     if drift == 0:
         return "the output is what it was before the operation"
-    return f"the output moved by {100 * drift:.3g} % at insertion; with --init identity it would not have moved"
+    still = "--init identity" if shell else 'init="identity"'
+    return f"the output moved by {100 * drift:.3g} % at insertion; with {still} it would not have moved"
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:
@@ -107,15 +121,19 @@ def recipe_name(plan: Plan) -> str:
     return str(plan.recipe.get("name", "without a name"))
 
 
-def edits_table(console: Console, edits: Sequence[Edit]) -> Table:
-    """One row per edit; what all edits share stands in the heading instead. Long lists are folded by stage."""
-    same_kind = len({(edit.action, edit.at, edit.module) for edit in edits}) == 1
+def edits_table(console: Console, edits: Sequence[Edit], kinds: Sequence[str]) -> Table:
+    """One row per edit; what all edits share stands in the heading instead. Long lists are folded by stage.
+
+    Args:
+        kinds: what each edit is, in words.
+    """
+    same_kind, words = len(set(kinds)) == 1, dict(zip(map(id, edits), kinds, strict=True))
     table = new_table(console, "path", "stage", "channels", "params", "MACs", right=(1, 2, 3, 4))
     if not same_kind:
         table = new_table(console, "path", "edit", "stage", "channels", "params", "MACs", right=(2, 3, 4, 5))
     for group, hidden in _folded(edits):
         for edit in group:
-            kind = [] if same_kind else [_kind(edit)]
+            kind = [] if same_kind else [words[id(edit)]]
             cost = (count(edit.params, sign=True), si(edit.macs, sign=True))
             table.add_row(edit.path or "(model)", *kind, _or_dash(edit.stage), _or_dash(edit.channels), *cost)
         if hidden:
@@ -145,6 +163,20 @@ def totals_table(console: Console, before: Cost, after: Cost) -> Table:
             continue
         table.add_row(label, form(old), form(new), form(new - old, sign=True), percent(old, new))
     return table
+
+
+def print_diffs(console: Console, diffs: Sequence[Diff], *, every: bool = False) -> None:
+    """Print what changes in each host; where that is long, of as many as fit on a screen or two."""
+    lines = 0
+    for index, diff in enumerate(diffs):
+        lines += sum(1 for _ in diff_lines(diff)) + 4
+        if index and lines > LINES_OF_CODE and not every:
+            paths = [path or "(model)" for each in diffs[index:] for path in each.paths]
+            more = f"{plural(len(paths), 'more host')} in {plural(len(diffs) - index, 'more way')}: "
+            console.print(Text(f"{dots(console)} {more}{some(console, paths)}; --all shows the code of every one"))
+            console.print()
+            return
+        print_diff(console, diff)
 
 
 def print_diff(console: Console, diff: Diff) -> None:
@@ -207,14 +239,47 @@ def _folded(edits: Sequence[Edit]) -> Iterator[tuple[Sequence[Edit], Sequence[Ed
         yield group[:cut], group[cut:]
 
 
-def _edits_summary(edits: Sequence[Edit]) -> str:
-    kinds = {_kind(edit) for edit in edits}
-    amount = plural(len(edits), "edit")
-    return f"{amount}, {kinds.pop()}" if len(kinds) == 1 else amount
+def _edits_summary(kinds: Sequence[str]) -> str:
+    amount = plural(len(kinds), "edit")
+    return f"{amount}, {kinds[0]}" if len(set(kinds)) == 1 else amount
 
 
-def _kind(edit: Edit) -> str:
-    return " ".join(word for word in (edit.action, edit.module, edit.at) if word)
+def kind_of(edit: Edit, diffs: Sequence[Diff] = (), arrow: str = "→") -> str:
+    """What an edit does, in words: ``insert se before residual add``, ``replace depthwise conv kernel 3 → 5``."""
+    if edit.action == "insert":
+        return f"insert {edit.module} {edit.at}"
+    change = _exchange(edit, diffs, arrow) if edit.action == "replace" else ""
+    if change:
+        return f"{edit.action} {edit.at} {change}"
+    return " ".join(word for word in (edit.action, edit.module if edit.action != "remove" else "", edit.at) if word)
+
+
+_HELD = re.compile(r"^self\.(\w+) = (.*)$", re.MULTILINE)
+_GIVEN = re.compile(r"(\w+)=(\([^)]*\)|[^,()]+)")
+_FOLLOWS = {"padding"}  # from the kernel, the dilation or the stride
+
+
+def _exchange(edit: Edit, diffs: Sequence[Diff], arrow: str) -> str:
+    """What of a layer is another than before, as ``kernel 3 → 5`` or ``ReLU → SiLU``; empty where no diff shows it."""
+    for diff in diffs:
+        held = [dict(_HELD.findall(text)) for text in (diff.before, diff.after)]
+        if edit.host in diff.paths and all(edit.name in names for names in held):
+            old, new = (names[edit.name] for names in held)
+            classes = [text.partition("(")[0] for text in (old, new)]
+            if classes[0] != classes[1]:
+                return f"{classes[0]} {arrow} {edit.module or classes[1]}"
+            before, after = dict(_GIVEN.findall(old)), dict(_GIVEN.findall(new))
+            differing = [key for key in after if key in before and before[key] != after[key] and key not in _FOLLOWS]
+            return ", ".join(
+                f"{key.removesuffix('_size')} {_plain(before[key])} {arrow} {_plain(after[key])}" for key in differing
+            )
+    return ""
+
+
+def _plain(value: str) -> str:
+    """``(3, 3)`` as ``3``."""
+    numbers = set(value.strip("()").replace(" ", "").strip(",").split(","))
+    return numbers.pop() if len(numbers) == 1 else value
 
 
 def _or_dash(number: int | None) -> str:

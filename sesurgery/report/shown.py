@@ -18,8 +18,8 @@ def drawing(thing: Plan | Inspection | Surgery) -> Draw:
     if isinstance(thing, Plan):
         return lambda console: render_report(console, thing)
     if isinstance(thing, Inspection):
-        return lambda console: render_inspection(console, thing)
-    return lambda console: render_surgery(console, thing)
+        return lambda console: render_inspection(console, thing, shell=False)
+    return lambda console: render_surgery(console, thing, shell=False)
 
 
 def as_text(thing: Any) -> str:

@@ -250,7 +250,7 @@ def _failing(model: nn.Module, failures: list[Exception], hooks: list[str]) -> M
     return ModelError(
         f"its forward fails: {detail}",
         where=type(model).__name__,
-        remedy="give an input that it accepts: example_input=..., or --input-size C,H,W",
+        remedy="give an input that it accepts: example_input=... or input_size=...",
     )
 
 

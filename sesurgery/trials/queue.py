@@ -107,7 +107,7 @@ class Queue:
         except Exception as error:
             raise InputError(f"the storage cannot be used: {reason(error)}", where=where) from error
         if asked not in (None, question):
-            remedy = "ask the same question as then, or give another folder (with --storage another database)"
+            remedy = "ask the same question as then, or give another folder (or another database, storage=...)"
             raise InputError("it holds a comparison of something else", where=where, remedy=remedy)
 
     def __enter__(self) -> Queue:

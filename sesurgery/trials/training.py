@@ -90,7 +90,7 @@ def results(run: Run, model: nn.Module, trial: Trial, aim: str) -> dict[str, flo
     values = outcome if isinstance(outcome, Mapping) else {aim: outcome}
     if aim not in values:
         given = ", ".join(map(str, values)) or "nothing"
-        raise InputError(f'the training gives no "{aim}" but {given}', where=_where(trial), remedy="name it by --aim")
+        raise InputError(f'the training gives no "{aim}" but {given}', where=_where(trial), remedy="name it: aim=...")
     return {str(name): _finite(name, value, trial) for name, value in values.items()}
 
 

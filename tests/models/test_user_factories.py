@@ -119,7 +119,7 @@ def nothing():
         ("fails", {}, ["ValueError: no such width (line 9)"]),
         ("leaves", {}, ["SystemExit: 3"]),
         ("nothing", {}, ["returned NoneType, not an nn.Module"]),
-        ("build_net", {}, ["needs width", "--model-arg width=VALUE"]),
+        ("build_net", {}, ["needs width", 'model_args={"width": VALUE}']),
         ("build_net", {"width": 2, "dept": 2}, ['model argument "dept"', 'did you mean "depth"']),
         ("nothing", {"x": 2}, ['model argument "x"', "takes no arguments"]),
         ("build_net", {"width": "a"}, ["the factory failed with TypeError"]),
@@ -173,5 +173,5 @@ def test_missing_files_and_modules(write_net: WriteNet, monkeypatch: pytest.Monk
 
 
 def test_a_factory_has_no_pretrained_weights(write_net: WriteNet) -> None:
-    with pytest.raises(InputError, match="--weights FILE"):
+    with pytest.raises(InputError, match=r"weights=\.\.\."):
         create(resolve(f"{write_net()}:net"), pretrained=True)

@@ -47,9 +47,9 @@ def test_resolve(reference: str, source: str, name: str, canonical: str) -> None
         ("timm:googlenet_x", UnknownNameError, ["unknown timm model"]),
         ("torchvision:resnet51", UnknownNameError, ["unknown torchvision model", '"resnet50"']),
         ("timm:hf-hub:timm/resnet18", UnknownNameError, ["unknown timm model"]),
-        ("hf-hub:timm/resnet18", InputError, ["not accepted", "--weights"]),
-        ("hf_hub:timm/resnet18", InputError, ["not accepted", "--weights"]),
-        ("local-dir:/tmp/x", InputError, ["not accepted", "--weights"]),
+        ("hf-hub:timm/resnet18", InputError, ["not accepted", "weights=..."]),
+        ("hf_hub:timm/resnet18", InputError, ["not accepted", "weights=..."]),
+        ("local-dir:/tmp/x", InputError, ["not accepted", "weights=..."]),
         ("", InputError, ["empty"]),
         ("net.py", InputError, ["no factory", "net.py:FACTORY"]),
         ("net.py:", InputError, ["package.module:factory"]),
@@ -97,9 +97,9 @@ def test_creation_is_silent(capfd: pytest.CaptureFixture[str], recwarn: pytest.W
     [
         ("resnet18", {"num_clases": 3}, ['"num_clases"', 'did you mean "num_classes"', "timm:resnet18"]),
         ("torchvision:resnet18", {"num_clases": 3}, ['did you mean "num_classes"', "torchvision:resnet18"]),
-        ("resnet18", {"num_classes": "ten"}, ["creating it failed", "--model-arg num_classes=ten"]),
-        ("resnet18", {"checkpoint_path": "x.pth"}, ["checkpoint_path", "--weights"]),
-        ("torchvision:resnet18", {"weights": "DEFAULT"}, ["would load weights", "--pretrained"]),
+        ("resnet18", {"num_classes": "ten"}, ["creating it failed", 'check model_args={"num_classes": "ten"}']),
+        ("resnet18", {"checkpoint_path": "x.pth"}, ["checkpoint_path", "weights=..."]),
+        ("torchvision:resnet18", {"weights": "DEFAULT"}, ["would load weights", "pretrained=True"]),
         ("torchvision:fcn_resnet50", {"weights_backbone": "DEFAULT"}, ["would load weights"]),
     ],
 )
@@ -120,7 +120,7 @@ def test_pretrained_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("Network is unreachable")
 
     monkeypatch.setattr(libraries, "build", offline)
-    with pytest.raises(ModelError, match=r"timm:resnet18: downloading.*Network is unreachable.*--weights FILE"):
+    with pytest.raises(ModelError, match=r"timm:resnet18: downloading.*Network is unreachable.*weights=\.\.\."):
         create(resolve("resnet18"), pretrained=True)
 
 

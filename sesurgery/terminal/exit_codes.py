@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -10,15 +11,16 @@ import traceback
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from sesurgery.errors import SurgeryError
+from sesurgery.terminal.help import Group
+from sesurgery.terminal.spelling import on_the_command_line
 from sesurgery.words.text import one_line
 
 INTERRUPTED = 130
 
 
-class Guarded(TyperGroup):
+class Guarded(Group):
     """A command group that turns every exception into one message on stderr and an exit code.
 
     0 done, 2 bad input, 3 a recipe that matched nothing, 1 anything else, 130 interrupted.
@@ -32,6 +34,9 @@ class Guarded(TyperGroup):
         sys.exit(self._code(*args, **{**kwargs, "standalone_mode": False}))
 
     def _code(self, *args: Any, **kwargs: Any) -> int:
+        if sys.stdout is None:  # sesurgery recipes >&-
+            say("error: stdout is closed")
+            return 1
         try:
             result = super().main(*args, **kwargs)
             sys.stdout.flush()
@@ -52,7 +57,7 @@ def report(error: Exception) -> int:
     if os.environ.get("SESURGERY_DEBUG"):
         traceback.print_exception(error)
     if isinstance(error, SurgeryError):
-        say("error: " + str(error).replace("\n", "\n       "))
+        say("error: " + on_the_command_line(error).replace("\n", "\n       "))
         return error.exit_code
     usage = getattr(error, "format_message", None)
     if usage is not None:
@@ -60,6 +65,10 @@ def report(error: Exception) -> int:
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, OSError) and error.filename is not None:
         say(f"error: {error.filename}: {error.strerror}")
+        return 1
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
+        _forget_stdout()
+        say(f"error: the output cannot be written: {error.strerror}")
         return 1
     say(f"internal error: {type(error).__name__}: {one_line(error, 2000)}", "set SESURGERY_DEBUG=1 for the traceback")
     return 1

@@ -1,0 +1,1 @@
+"""How a command runs in a terminal: help, completion, exit codes."""
