@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from torch import _C, Tensor, nn
@@ -38,6 +40,7 @@ __all__ = [
     "NormBase",
     "TorchDispatchMode",
     "Unnoted",
+    "flop_registry",
     "is_wrapped",
     "packet",
     "pytree",
@@ -49,6 +52,23 @@ __all__ = [
     "unwrapped",
     "viewed",
 ]
+
+
+def _flop_registry() -> Any:
+    """Torch's formulas. Without triton it warns at the import that kernels of triton do not count; none is met here."""
+    logger = logging.getLogger("torch.utils.flop_counter")
+    logger.addFilter(_not_of_triton)
+    try:
+        return import_module("torch.utils.flop_counter").flop_registry
+    finally:
+        logger.removeFilter(_not_of_triton)
+
+
+def _not_of_triton(record: logging.LogRecord) -> bool:
+    return "triton not found" not in record.getMessage()
+
+
+flop_registry = _flop_registry()
 
 # While it is active, no mode is told of operations.
 undispatched = _C._DisableTorchDispatch

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import flop_registry
 
 from sesurgery.plans import Cost, added
 from sesurgery.recording.channel_axes import propagate
-from sesurgery.recording.compat import TorchDispatchMode, packet, saved_buffers, storage_of
+from sesurgery.recording.compat import TorchDispatchMode, flop_registry, packet, saved_buffers, storage_of
 from sesurgery.recording.fast_shapes import result
 from sesurgery.recording.nested import tensors_in
 

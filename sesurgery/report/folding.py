@@ -23,10 +23,12 @@ class FoldingTable(Table):
         if self._needed(heads, cells) <= options.max_width:
             yield from super().__rich_console__(console, options)
             return
-        for row, (first, *others) in zip(self.rows, zip(*cells, strict=True), strict=True):
-            title = f"{heads[0]} {first}" if first.isdecimal() else first
-            yield Text(title, style=row.style or "bold", overflow="fold")
-            parts = [" ".join(filter(None, pair)) for pair in zip(heads[1:], others, strict=True) if pair[1]]
+        mark = not heads[0] and max(map(cell_len, cells[0]), default=0) <= 1  # a column of stars
+        for row, texts in zip(self.rows, zip(*cells, strict=True), strict=True):
+            title = f"{texts[0] or ' '} {texts[1]}" if mark else texts[0]
+            yield Text(f"{heads[0]} {title}" if title.isdecimal() else title, row.style or "bold", overflow="fold")
+            pairs = list(zip(heads, texts, strict=True))[2 if mark else 1 :]
+            parts = [" ".join(filter(None, pair)) for pair in pairs if pair[1]]
             for line in _packed(parts, options.max_width - 2):
                 yield Padding(Text(line, style=row.style or "", overflow="fold"), (0, 0, 0, 2))
 

@@ -55,9 +55,9 @@ def models(incomplete: str) -> list[str]:
 
 def recipes(incomplete: str) -> list[str]:
     """Names of recipes; files of one's own the shell offers."""
-    from sesurgery.recipe.recipe import recipe_folder
+    from sesurgery.recipe.recipe import recipe_names
 
-    return _begin(incomplete, (path.stem for path in recipe_folder().glob("*.yaml")))
+    return _begin(incomplete, recipe_names())
 
 
 def layers(incomplete: str) -> list[str]:
