@@ -73,26 +73,20 @@ def apply(
 ) -> None:
     """Operate on a model: what changes, what it costs, and with -o the result as a folder."""
     opt.check_weights(weights, pretrained)
-    opt.check_kept(model, model_arg, pretrained)
     opt.check_output(output, force)
     timing = opt.timing(latency, device, batch, threads)
-    kept = holds_model(model)
     opt.check_delta(delta, output, pretrained or weights is not None)
-    opt.import_files(imports)
+    opt.prepare(model, model_arg, imports, pretrained=pretrained)
     asked = opt.asked(recipe, stages, module, settings, init, model_arg, input_size, example)
-    real = bool(output or weights or pretrained or verify or latency or kept)
+    trained = bool(weights or pretrained or holds_model(model))
+    real = bool(output or verify or latency or trained)
     start: dict[str, Any] = {"pretrained": pretrained, "weights": weights, "device": "cpu" if real else "meta"}
     saved: dict[str, Any] = {"output": output, "overwrite": force, "delta": delta}
-    looked = {"example": example, "trust_code": trust_code}
-    surgery, verification = _operate(model, recipe, {**asked, **start}, looked, verify, saved)
+    surgery, verification = _operate(model, recipe, {**asked, **start}, (example, trust_code), verify, saved)
     differs = verification is not None and not verification
     times = None if timing is None else _timed(surgery, timing)
     _print_surgery(surgery, (verification, times), recipe, None if differs else output, real, as_json)
-    if output is not None and not (differs or kept or weights or pretrained or as_json):
-        typer.echo("its weights are new and random: --pretrained, or --weights FILE, starts from trained ones")
-    if differs:
-        typer.echo(f"nothing was saved in {output}: the operated model differs" if output else "it differs", err=True)
-        raise typer.Exit(1)
+    _say_of_result(output, differs, silent=trained or as_json)
 
 
 @app.command(rich_help_panel=OPERATE)
@@ -115,11 +109,9 @@ def preview(
     as_json: opt.AsJson = False,
 ) -> None:
     """Show what apply would do, as a diff of the code and as tables; no weights, nothing written."""
-    opt.check_kept(model, model_arg, False)
-    opt.check_base(model, weights)
     opt.check_picture(svg, "--svg", (".svg",))
     opt.check_picture(html, "--html", (".html", ".htm"))
-    opt.import_files(imports)
+    opt.prepare(model, model_arg, imports, base=weights)
     asked = opt.asked(recipe, stages, module, settings, init, model_arg, input_size, example)
     from sesurgery.cli.progress import progress
 
@@ -145,9 +137,7 @@ def inspect(
     as_json: opt.AsJson = False,
 ) -> None:
     """Look into a model: stages, blocks, merges, and what could not be traced."""
-    opt.check_kept(model, model_arg, False)
-    opt.check_base(model, weights)
-    opt.import_files(imports)
+    opt.prepare(model, model_arg, imports, base=weights)
     asked = opt.parse_model(model_arg, input_size, example)
     from sesurgery.cli.progress import progress
 
@@ -183,7 +173,7 @@ def _operate(
     model: str,
     recipe: str,
     asked: dict[str, Any],
-    looked: dict[str, Any],
+    looked: tuple[str | None, bool],
     verify: bool,
     saved: dict[str, Any],
 ) -> tuple[Surgery, Verification | None]:
@@ -195,20 +185,28 @@ def _operate(
         import sesurgery
         from sesurgery.artifact.by_name import subject
 
-        body, given = subject(model, asked, step, **looked, weights=asked["weights"])
+        body, given = subject(model, asked, step, example=looked[0], trust_code=looked[1], weights=asked["weights"])
         if body is not model:
             given["weights"] = None  # those of a delta's base are in it already
         surgery = sesurgery.apply(body, recipe, **given, progress=step)
         if verify:
             step("verifying", 0, 0)
             inputs: dict[str, Any] = {key: given.get(key) for key in ("input_size", "model_args")}
-            if looked["example"] is not None:
+            if looked[0] is not None:
                 inputs["example_input"] = given["example_input"]
             verification = sesurgery.verify(body, surgery.model, **inputs)
         if output is not None and (verification is None or verification):
             step("saving", 0, 0)
             sesurgery.save(surgery, output, **saved)
     return surgery, verification
+
+
+def _say_of_result(output: Path | None, differs: bool, silent: bool) -> None:
+    if differs:
+        typer.echo(f"nothing was saved in {output}: the operated model differs" if output else "it differs", err=True)
+        raise typer.Exit(1)
+    if output is not None and not silent:
+        typer.echo("its weights are new and random: --pretrained, or --weights FILE, starts from trained ones")
 
 
 def _timed(surgery: Surgery, timing: dict[str, Any]) -> Latency:

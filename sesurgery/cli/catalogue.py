@@ -169,8 +169,7 @@ def places(
     phrases = named_like(at)
     counts = None
     if model is not None:
-        opt.check_kept(model, model_arg, False)
-        opt.check_base(model, weights)
+        opt.prepare(model, model_arg, None, base=weights)
         asked = opt.parse_model(model_arg, input_size, example)
         counts = _counted(model, asked, example=example, weights=weights, trust_code=trust_code)
     if as_json:

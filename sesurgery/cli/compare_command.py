@@ -176,24 +176,26 @@ def compare(
     as_csv: AsCsv = False,
 ) -> None:
     """Compare placements: what each costs and, with --train, what it is worth beside the unmodified model."""
-    opt.check_kept(model, model_arg, pretrained)
-    opt.check_base(model, weights)
-    opt.import_files(imports)
+    opt.prepare(model, model_arg, imports, pretrained=pretrained, base=weights)
     asked = _asked(context.params)
-    from sesurgery.cli.progress import progress
-
-    with progress() as step:
-        import sesurgery
-        from sesurgery.artifact.by_name import subject
-
-        body, asked = subject(model, asked, step, example=example, weights=weights, trust_code=trust_code)
-        comparison = sesurgery.compare(body, recipe, **asked, progress=step)
+    comparison = _compared(model, recipe, asked, example=example, weights=weights, trust_code=trust_code)
     _show(comparison, as_json, as_csv)
     _write(comparison, output, plot)
     if not any(row.within for row in comparison):
         from sesurgery.comparison.rows import nearest
 
         raise NothingMatchedError(nearest(comparison), where="--budget" if budget else None)
+
+
+def _compared(model: str, recipe: str, asked: dict[str, Any], **looked: Any) -> Comparison:
+    from sesurgery.cli.progress import progress
+
+    with progress() as step:
+        import sesurgery
+        from sesurgery.artifact.by_name import subject
+
+        body, asked = subject(model, asked, step, **looked)
+        return sesurgery.compare(body, recipe, **asked, progress=step)
 
 
 def _asked(given: dict[str, Any]) -> dict[str, Any]:

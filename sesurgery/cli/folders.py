@@ -65,13 +65,10 @@ def eject(
     """Write an operated model as Python that needs no sesurgery: model.py, weights.safetensors, check.py."""
     opt.check_weights(weights, pretrained)
     opt.check_new(output)
-    opt.import_files(imports)
-    opt.check_kept(model, model_arg, pretrained)
-    asked = (
-        None if recipe is None else opt.asked(recipe, stages, module, settings, init, model_arg, input_size, example)
-    )
-    if asked is None:
-        opt.check_folder(model)
+    opt.prepare(model, model_arg, imports, pretrained=pretrained)
+    opt.check_folder(model, recipe)
+    change = (stages, module, settings, init, model_arg, input_size, example)
+    asked = opt.asked(recipe, *change) if recipe else None
     from sesurgery.cli.progress import progress
 
     with progress() as step:
@@ -105,9 +102,8 @@ def gates(
 ) -> None:
     """Show what the gates of attention layers do: mean, spread, saturation, movement, by depth and class."""
     opt.check_weights(weights, pretrained)
-    opt.check_kept(model, model_arg, pretrained)
     opt.check_picture(picture)
-    opt.import_files(imports)
+    opt.prepare(model, model_arg, imports, pretrained=pretrained)
     asked = opt.parse_model(model_arg, input_size, example)
     from sesurgery.cli.progress import progress
 
@@ -115,11 +111,7 @@ def gates(
         step("running the model", 0, 0)
         from sesurgery.excitation.by_name import gates_by_name
 
-        start: dict[str, Any] = {
-            "weights": weights,
-            "pretrained": pretrained,
-            "trust_code": trust_code,
-        }
+        start: dict[str, Any] = {"weights": weights, "pretrained": pretrained, "trust_code": trust_code}
         result = gates_by_name(model, data, samples, **asked, **start, example=example)
         if picture is not None:
             result.figure().savefig(picture)

@@ -379,9 +379,9 @@ def write_file(path: Path, text: str) -> None:
     typer.echo(f"written: {path}", err=True)
 
 
-def check_folder(model: str) -> None:
-    """Raise unless ``model`` is a folder: a model by name has not been operated on."""
-    if not holds_model(model):
+def check_folder(model: str, recipe: str | None) -> None:
+    """Raise unless ``model`` is a folder, or is to be operated on first: one by name has not been."""
+    if recipe is None and not holds_model(model):
         remedy = "name a folder that apply -o wrote, or add --recipe NAME to operate on the model first"
         raise InputError("is no folder of an operated model", where=model, remedy=remedy)
 
@@ -392,6 +392,20 @@ def check_kept(model: str, model_arg: list[str] | None, pretrained: bool) -> Non
         for option, given in (("--model-arg", model_arg), ("--pretrained", pretrained)):
             if given:
                 raise InputError("goes with a name; a folder knows how its model was made", where=option)
+
+
+def prepare(
+    model: str,
+    model_arg: list[str] | None,
+    imports: list[Path] | None,
+    *,
+    pretrained: bool = False,
+    base: Path | None = None,
+) -> None:
+    """Check what a model is given, and import the user's files; ``base`` holds the weights that a delta lacks."""
+    check_kept(model, model_arg, pretrained)
+    check_base(model, base)
+    import_files(imports)
 
 
 def check_base(model: str, weights: Path | None) -> None:

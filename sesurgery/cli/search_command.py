@@ -69,9 +69,7 @@ def search(
     imports: opt.Imports = None,
 ) -> None:
     """Choose the sites that are worth most within a budget, from one training; others check the choice."""
-    opt.check_kept(model, model_arg, pretrained)
-    opt.check_base(model, weights)
-    opt.import_files(imports)
+    opt.prepare(model, model_arg, imports, pretrained=pretrained, base=weights)
     asked = _asked(context.params)
     from sesurgery.cli.progress import progress
 
