@@ -144,8 +144,11 @@ class Options(TypedDict, total=False):
     radix: int
     rd_channels: int | None
     rd_divisor: int
+    rd_least: int
     reduce_from: str
     reduction: float
+    shared: bool
+    softmax: str
     split_input: bool
     squeeze: str
     stride: int
