@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Set
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import nn
@@ -182,11 +182,11 @@ def guard() -> None:
     Model.train, BaseModel.load = train_guarded, load_guarded
 
 
-def _is_operated(model: Any) -> TypeGuard[nn.Module]:
+def _is_operated(model: Any) -> bool:
     return isinstance(model, nn.Module) and MODEL_MARK in model.__dict__
 
 
-def _would_be_lost(model: nn.Module, kind: str) -> InputError:
+def _would_be_lost(model: Any, kind: str) -> InputError:
     count = sum(len(plan.edits) for plan in plans_of(model))
     edits = f"{count} edits" if count > 1 else "one edit"
     return InputError(

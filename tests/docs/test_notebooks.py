@@ -12,7 +12,7 @@ import pytest
 from places import ROOT
 
 HERE = ROOT / "notebooks"
-NAMES = ("01_quickstart", "02_senet_tables", "03_shufflenet_rework", "04_custom_model")
+NAMES = ("01_quickstart", "02_senet_tables", "03_shufflenet_rework", "04_custom_model", "05_yolo")
 
 
 def outputs(name: str) -> list[list[dict[str, Any]]]:
@@ -46,3 +46,5 @@ def test_a_run_prints_what_is_stored(name: str) -> None:
     command = [sys.executable, str(HERE / "build.py"), "--check", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    if "is left as it is: it needs" in done.stdout:
+        pytest.skip(done.stdout)
