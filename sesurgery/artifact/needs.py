@@ -1,11 +1,12 @@
-"""What of a user's own an artefact cannot be loaded without: attention layers and edit kinds from their files."""
+"""What was done to a model, and what of a user's own that needs: attention layers and edit kinds from their files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from sesurgery.artifact.record import Need
+from sesurgery.artifact.record import Need, Operated, Operation
 from sesurgery.attention.registry import REGISTRY
 from sesurgery.edits.kinds import KINDS
 from sesurgery.errors import ArtifactError, UnknownNameError
@@ -16,15 +17,11 @@ _REGISTRIES: dict[_Kind, Registry[Any]] = {"module": REGISTRY, "edit kind": KIND
 _FIELDS: dict[_Kind, str] = {"module": "module", "edit kind": "action"}
 
 
-def needs_of(plans: Iterable[dict[str, Any]]) -> list[Need]:
-    """What of the user's own the edits of some plans use."""
-    edits = [edit for plan in plans for edit in plan["edits"]]
-    return [
-        Need(kind=kind, name=name, origin=origin[:200])
-        for kind, field in _FIELDS.items()
-        for name in dict.fromkeys(str(edit[field]) for edit in edits)
-        if (origin := _REGISTRIES[kind].origin(name)) is not None
-    ]
+def done_to(history: Mapping[str, Any]) -> Operated:
+    """What the mark of an operated model says was done to it."""
+    plans = [json.loads(text) for text in history["plans"]]
+    operations = [Operation(plan=plan, input=given) for plan, given in zip(plans, history["inputs"], strict=True)]
+    return Operated(operations=operations, needs=_needs_of(plans))
 
 
 def check_needs(needs: Iterable[Need], where: str) -> None:
@@ -37,3 +34,14 @@ def check_needs(needs: Iterable[Need], where: str) -> None:
             raise ArtifactError(
                 problem, where=where, remedy=f"import {need.origin} first, then load it again"
             ) from None
+
+
+def _needs_of(plans: Iterable[dict[str, Any]]) -> list[Need]:
+    """What of the user's own the edits of some plans use."""
+    edits = [edit for plan in plans for edit in plan["edits"]]
+    return [
+        Need(kind=kind, name=name, origin=origin[:200])
+        for kind, field in _FIELDS.items()
+        for name in dict.fromkeys(str(edit[field]) for edit in edits)
+        if (origin := _REGISTRIES[kind].origin(name)) is not None
+    ]

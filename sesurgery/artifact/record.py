@@ -71,36 +71,44 @@ class Delta(_Strict):
     removed: dict[Path_, Digest] = {}
 
 
-class Record(_Strict):
+class Operated(_Strict):
+    """What was done to one model.
+
+    Attributes:
+        operations: in the order in which they were performed.
+        needs: what of the user's own has to be registered before the operations can be repeated.
+    """
+
+    operations: Annotated[list[Operation], Field(min_length=1, max_length=1000)]
+    needs: list[Need] = []
+
+    def plans(self, where: str) -> list[Plan]:
+        """The plans, each checked name by name: they will be part of code."""
+        return [_plan(operation.plan, f"{where} › operations[{i}]") for i, operation in enumerate(self.operations)]
+
+
+class Record(Operated):
     """All of ``surgery.json``.
 
     Attributes:
         base: None where the model was an instance of the user's own.
-        operations: in the order in which they were performed.
         weights: the files that belong to it.
         aliases: second names of tensors that share memory, by file: name -> name it is stored under.
         exchanged: paths of the children that operations set; ``a::b`` is ``b`` inside what was taken away at ``a``.
         buffers: dtypes of floating-point buffers that a state_dict leaves out.
         delta: what the folder leaves to the base; None where it holds every tensor.
-        needs: what of the user's own has to be registered before the operations can be repeated.
     """
 
     format: Literal["sesurgery"]
     version: Literal[1]
     base: Base | None
-    operations: Annotated[list[Operation], Field(min_length=1, max_length=1000)]
     weights: dict[Role, WeightsFile]
     aliases: dict[Role, dict[Path_, Path_]] = {}
     exchanged: list[Path_] = []
     buffers: dict[Path_, Text] = {}
     delta: Delta | None = None
-    needs: list[Need] = []
     training: bool = False
     versions: dict[Text, Text] = {}
-
-    def plans(self, where: str) -> list[Plan]:
-        """The plans, each checked name by name: they will be part of code."""
-        return [_plan(operation.plan, f"{where} › operations[{i}]") for i, operation in enumerate(self.operations)]
 
     def to_bytes(self) -> bytes:
         """The text of the file. Raises ``ArtifactError`` where it would be too long to be read again."""

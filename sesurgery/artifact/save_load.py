@@ -20,8 +20,8 @@ from sesurgery.api import Surgery
 from sesurgery.artifact import folder as files
 from sesurgery.artifact.delta import base_state, without_base
 from sesurgery.artifact.names import NEW_FOLDER, RECORD, Role, check_target
-from sesurgery.artifact.needs import needs_of
-from sesurgery.artifact.record import Base, Operation, Record, parse
+from sesurgery.artifact.needs import done_to
+from sesurgery.artifact.record import Base, Record, parse
 from sesurgery.artifact.replay import Artifact, rebuilt, versions
 from sesurgery.artifact.tensors import collect, expand, reverted
 from sesurgery.errors import ArtifactError, InputError
@@ -60,21 +60,21 @@ def save(
     place = Path(folder)
     check_target(place, str(place), None if overwrite is not False else "overwrite=True replaces it")
     history = _history(model)
-    _check_changes(model, history)
+    check_changes(model, history)
     weights, kept = collect(model), None
     if delta is not False:
         weights, kept = without_base(weights, base_state(model, delta))
     tensors: dict[Role, dict[str, Tensor]] = {"model": weights.model}
     if weights.removed:
         tensors["removed"] = weights.removed
-    operations = _operations(history)
+    done = done_to(history)
     record = partial(
         Record,
         format="sesurgery",
         version=1,
         base=_base(history.get("base")),
-        operations=operations,
-        needs=needs_of(operation.plan for operation in operations),
+        operations=done.operations,
+        needs=done.needs,
         aliases=weights.aliases,
         exchanged=list(weights.exchanged),
         buffers=weights.buffers,
@@ -238,7 +238,7 @@ def _history(model: object) -> dict[str, Any]:
     return history
 
 
-def _check_changes(model: nn.Module, history: dict[str, Any]) -> None:
+def check_changes(model: nn.Module, history: dict[str, Any]) -> None:
     """Raise ``ArtifactError`` where the plans do not tell all that was done: they are what loading repeats."""
     before, now = set(history["changes"]), set(changes_of(model))
     if before != now:
@@ -260,8 +260,3 @@ def _base(said: dict[str, Any] | None) -> Base | None:
     except (TypeError, ValueError):
         return None
     return Base(reference=said["reference"], args=args, pretrained=said.get("pretrained", False))
-
-
-def _operations(history: dict[str, Any]) -> list[Operation]:
-    plans = [json.loads(text) for text in history["plans"]]
-    return [Operation(plan=plan, input=given) for plan, given in zip(plans, history["inputs"], strict=True)]

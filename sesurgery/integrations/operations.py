@@ -1,0 +1,69 @@
+"""What was done to a network as plain data in another library's file, and done again where it is built anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from sesurgery.artifact.needs import check_needs, done_to
+from sesurgery.artifact.record import Operated
+from sesurgery.artifact.save_load import check_changes
+from sesurgery.errors import ArtifactError
+from sesurgery.models.input_spec import rebuild
+from sesurgery.operating.backup import MODEL_MARK
+from sesurgery.planning.operation import drafted, operate
+from sesurgery.plans import Plan
+from sesurgery.words.text import one_line
+
+
+def operations_in(model: nn.Module) -> dict[str, Any]:
+    """All that was done to ``model`` and to parts of it, by the path of the part; empty where nothing was.
+
+    Raises:
+        ArtifactError: the model was changed since in ways that the plans do not tell.
+    """
+    said: dict[str, Any] = {}
+    for path, part in model.named_modules():
+        history = part.__dict__.get(MODEL_MARK)
+        if history:
+            check_changes(part, history)
+            slim = [dataclasses.replace(Plan.from_json(text), diffs=(), skipped=()) for text in history["plans"]]
+            done = done_to({**history, "plans": [plan.to_json(indent=None) for plan in slim]})
+            said[path] = done.model_dump(mode="json")
+    return said
+
+
+def repeat_operations(model: nn.Module, said: Any, where: str) -> None:
+    """Do to a fresh ``model`` what ``operations_in`` told of another. Its weights are loaded afterwards.
+
+    Args:
+        said: data from a file, which is not trusted.
+        where: the file, for messages.
+
+    Raises:
+        ArtifactError: the data is none, or does not fit the model.
+    """
+    if not isinstance(said, Mapping):
+        raise ArtifactError("does not say what was done to the model", where=where, remedy="save it again")
+    for path, data in said.items():
+        try:
+            done = Operated.model_validate_json(json.dumps(data))
+            part = model.get_submodule(path)
+        except (ValidationError, AttributeError, TypeError, ValueError) as error:
+            problem = f"does not say what was done to the model ({one_line(error)})"
+            raise ArtifactError(problem, where=where, remedy="save it again") from None
+        check_needs(done.needs, where)
+        for plan, operation in zip(done.plans(where), done.operations, strict=True):
+            try:
+                example = None if operation.input is None else rebuild(operation.input)
+                operate(part, drafted(part, None, plan, example, None, None), None)
+            except (
+                Exception
+            ) as error:  # the plan is data from a file: whatever goes wrong with it is a fault of the file
+                problem = f"the operation cannot be repeated on this model ({one_line(error, 400)})"
+                raise ArtifactError(problem, where=where, remedy="build the model as it was built before") from error

@@ -1,0 +1,92 @@
+"""Operated models of transformers: saved as always, and loaded with their layers.
+
+``save_pretrained`` of an operated model (``Trainer`` calls it too) writes what was done into ``config.json``, and a
+sentence in the place of a file name, at which every plain ``from_pretrained`` stops instead of dropping the layers.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from sesurgery.errors import ArtifactError, InputError
+from sesurgery.integrations.operations import operations_in, repeat_operations
+
+_SAID = "sesurgery"
+# transformers takes the name of the weights' file from here, and says it where it is none.
+_FILE = "transformers_weights"
+_STOP = "this model was operated: load it with sesurgery.integrations.transformers.from_pretrained"
+
+
+def from_pretrained(folder: str | Path, kind: type | None = None, **options: Any) -> Any:
+    """Load what ``save_pretrained`` of an operated model wrote, all its layers with their weights.
+
+    Args:
+        folder: or the name of a repository on the hub.
+        kind: the class of the model; the one that was saved where left out.
+        **options: as ``kind.from_pretrained`` takes them: ``dtype``, ``device_map`` ...
+
+    Raises:
+        InputError: nothing was operated there, or the class is not one of transformers'.
+        ArtifactError: what the folder says does not fit the model.
+    """
+    import transformers  # pyright: ignore[reportMissingImports]
+
+    where = str(folder)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    said = config.__dict__.pop(_SAID, None)
+    config.__dict__.pop(_FILE, None)
+    if said is None:
+        remedy = "load it with its own class, and operate on it"
+        raise InputError("no operated model was saved here", where=where, remedy=remedy)
+    if kind is None:
+        name = (config.architectures or [""])[0]
+        kind = getattr(transformers, name, None)
+        if not isinstance(kind, type):
+            raise InputError(f'transformers has no class "{name}"', where=where, remedy="give it: kind=...")
+
+    class Operated(kind):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            repeat_operations(self, said, where)
+
+    Operated.__name__, Operated.__module__ = kind.__name__, kind.__module__
+    model: Any
+    model, info = Operated.from_pretrained(folder, config=config, output_loading_info=True, **options)
+    model.__class__ = kind
+    lost = sorted({*info["missing_keys"], *info["unexpected_keys"], *(each[0] for each in info["mismatched_keys"])})
+    if lost and not options.get("ignore_mismatched_sizes"):
+        raise ArtifactError(f"its weights do not fit: {', '.join(lost[:3])}", where=where, remedy="save it again")
+    return model
+
+
+def guard() -> None:
+    """Have ``save_pretrained`` tell what was done to a model."""
+    from transformers import PreTrainedConfig  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+    from transformers.modeling_utils import PreTrainedModel  # pyright: ignore[reportMissingImports]
+
+    save, save_config = PreTrainedModel.save_pretrained, PreTrainedConfig.save_pretrained
+
+    @functools.wraps(save)
+    def save_guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        said = operations_in(self)
+        if not said:
+            return save(self, *args, **kwargs)
+        setattr(self.config, _SAID, said)
+        try:
+            return save(self, *args, **kwargs)
+        finally:
+            delattr(self.config, _SAID)
+
+    @functools.wraps(save_config)
+    def save_config_guarded(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        done = save_config(self, save_directory, *args, **kwargs)
+        if hasattr(self, _SAID):  # transformers leaves the name of the weights' file out
+            file = Path(save_directory) / "config.json"
+            said = {**json.loads(file.read_text(encoding="utf-8")), _FILE: _STOP}
+            file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        return done
+
+    PreTrainedModel.save_pretrained, PreTrainedConfig.save_pretrained = save_guarded, save_config_guarded
