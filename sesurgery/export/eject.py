@@ -22,7 +22,8 @@ from sesurgery.api import Surgery
 from sesurgery.artifact.save_load import load
 from sesurgery.errors import ArtifactError, InputError, ModelError, Unfit
 from sesurgery.export.differences import Differences
-from sesurgery.export.texts import CHECK, HUB_CONFIG, HUB_WEIGHTS, RUFF, WEIGHTS, bind_all, check_text, model_text
+from sesurgery.export.hub import HUB_WEIGHTS, check_hub, hub_of
+from sesurgery.export.texts import CHECK, RUFF, WEIGHTS, bind_all, check_text, model_text
 from sesurgery.models import zoo
 from sesurgery.models.weightless import to_meta
 from sesurgery.operating.backup import HOST_MARK, MODEL_MARK
@@ -48,8 +49,9 @@ def eject(
     Args:
         operated: what ``apply`` returned, its model, trained further or not, or a folder that ``save`` wrote.
         folder: a new or empty folder.
-        hf: for the Hugging Face hub: ``AutoModel.from_pretrained(folder, trust_remote_code=True)`` loads it. One
-            file of code; the weights are ``model.safetensors``. Needs transformers, and a model of timm or torchvision.
+        hf: for the Hugging Face hub: ``AutoModel.from_pretrained(folder, trust_remote_code=True)`` loads it; one of
+            transformers' own the ``AutoModelFor...`` of its task. One file of code; the weights are
+            ``model.safetensors``. Needs transformers, and a model of transformers, timm or torchvision.
         example_input: a tensor (N, C, H, W), or a tuple of positional arguments, to compare on; derived where left out.
 
     Returns:
@@ -64,12 +66,12 @@ def eject(
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise ArtifactError("holds files already" if place.is_dir() else "is a file", where=str(place), remedy=_NEW)
     if hf:
-        _check_hub(model)
+        check_hub(model)
     body = _copied(model).cpu().eval()
     inputs, outputs = _ran(body, example_input)
     history = model.__dict__[MODEL_MARK]
     try:
-        files = _files(to_meta(_copied(model)), history, inputs, hf)
+        files, prefix = _files(to_meta(_copied(model)), history, inputs, hf)
     except Unfit as unfit:
         path = getattr(unfit, "path", "")
         remedy = "sesurgery.save keeps the whole model, and sesurgery.load gives it back"
@@ -79,7 +81,7 @@ def eject(
     place.absolute().parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.absolute().parent))
     try:
-        _write(temporary, files, body, inputs, outputs)
+        _write(temporary, files, prefix, body, inputs, outputs)
         _prove(temporary, body, inputs, outputs, given="base: nn.Module" in files["model.py"])
         temporary.chmod(0o755)
         if place.is_dir():
@@ -113,17 +115,10 @@ def _copied(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _check_hub(model: nn.Module) -> None:
-    if importlib.util.find_spec("transformers") is None:
-        raise InputError("the hub's classes need transformers", where="hf", remedy="pip install transformers")
-    base = model.__dict__[MODEL_MARK]["base"]
-    if base is None or zoo.resolve(base["reference"]).source not in ("timm", "torchvision"):
-        problem = "one file for the hub holds no code of your own"
-        raise InputError(problem, where="hf", remedy="eject without it, and push the folder as it is")
-
-
-def _files(body: nn.Module, history: dict[str, Any], inputs: tuple[Any, ...], hub: bool) -> dict[str, str]:
-    """The texts to write, and by name the paths of the user's files that go along."""
+def _files(
+    body: nn.Module, history: dict[str, Any], inputs: tuple[Any, ...], hub: bool
+) -> tuple[dict[str, str], str | None]:
+    """The texts to write, and for the hub what stands before the keys of the weights."""
     plans = tuple(Plan.from_json(text) for text in history["plans"])
     spec = zoo.resolve(history["base"]["reference"], history["base"]["args"]) if history["base"] else None
     before = revert(_copied(body)) if spec is None else zoo.create(spec, device="meta")
@@ -137,17 +132,19 @@ def _files(body: nn.Module, history: dict[str, Any], inputs: tuple[Any, ...], hu
         else None
     )
     casts = len(dtypes) > 1
-    bind_all(differences, hub)
+    bind_all(differences)
+    seen = hub_of(body, differences.names) if hub else None
     steps = "; ".join(f"{len(plan.edits)} edits of recipe {plan.recipe.get('name', '')}" for plan in plans)
     about = f"{spec.name if spec else type(body).__name__} after {steps}."
     tensors = {id(tensor): f"input.{index}" for index, tensor in enumerate(tensors_in(inputs))}
     texts = {
-        "model.py": model_text(about, differences, create, dtype, casts, hub),
-        "check.py": check_text(inputs, tensors, create is None),
+        "model.py": model_text(about, differences, create, dtype, casts, seen),
+        "check.py": check_text(inputs, tensors, create is None and not (seen and seen.create)),
         "ruff.toml": RUFF,
-        **({"config.json": json.dumps(HUB_CONFIG, indent=2) + "\n"} if hub else {}),
+        **({"config.json": seen.config} if seen else {}),
     }
-    return texts | {f"{stem}.py": path.read_text(encoding="utf-8") for stem, path in differences.names.files.items()}
+    own = {f"{stem}.py": path.read_text(encoding="utf-8") for stem, path in differences.names.files.items()}
+    return texts | own, seen.prefix if seen else None
 
 
 def _create(spec: zoo.ModelSpec, differences: Differences) -> str:
@@ -202,14 +199,19 @@ def _leaves(value: Any) -> list[Tensor]:
 
 
 def _write(
-    folder: Path, files: dict[str, str], body: nn.Module, inputs: tuple[Any, ...], outputs: list[Tensor]
+    folder: Path,
+    files: dict[str, str],
+    prefix: str | None,
+    body: nn.Module,
+    inputs: tuple[Any, ...],
+    outputs: list[Tensor],
 ) -> None:
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    weights = HUB_WEIGHTS if "config.json" in files else WEIGHTS
+    weights = WEIGHTS if prefix is None else HUB_WEIGHTS
     try:
-        if weights == HUB_WEIGHTS:  # transformers wants every name
-            state = {f"model.{key}": tensor.clone().contiguous() for key, tensor in body.state_dict().items()}
+        if prefix is not None:  # transformers wants every name
+            state = {f"{prefix}{key}": tensor.clone().contiguous() for key, tensor in body.state_dict().items()}
             save_file(state, folder / weights, {"format": "pt"})
         else:
             save_model(body, str(folder / weights))

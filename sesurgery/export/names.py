@@ -66,6 +66,11 @@ class Names:
             self.imports[chosen] = place
         return chosen
 
+    def fix(self, name: str, value: Any, home: str) -> None:
+        """As ``bind``, where no other name will do. Raises ``Unfit`` where it is given to something else."""
+        if self.bind(name, value, home) != name:
+            raise Unfit(f"the author's code has something else of the name {name}")
+
     def define(self, name: str, value: Any = None) -> str:
         """A new name for something that the file itself defines."""
         chosen = self.free(name)

@@ -6,18 +6,12 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from sesurgery.errors import Unfit
 from sesurgery.export.constructors import value_text
 from sesurgery.export.differences import Differences, grouped
+from sesurgery.export.hub import HUB_WEIGHTS, Hub
 from sesurgery.export.names import WIDTH, Names
 
 WEIGHTS = "weights.safetensors"
-HUB_WEIGHTS = "model.safetensors"
-HUB_CONFIG = {
-    "architectures": ["EjectedModel"],
-    "auto_map": {"AutoConfig": "model.EjectedConfig", "AutoModel": "model.EjectedModel"},
-    "model_type": "ejected",
-}
 CHECK = "check.safetensors"
 
 RUFF = """# The methods in model.py are their authors' text and keep their style; names, syntax and imports are checked.
@@ -47,28 +41,6 @@ _GRAPHS = '''def call_in_graphs(host: GraphModule, name: str, value: str, users:
             call = graph.call_module(name, (nodes[value],))
         for user in users:
             nodes[user].replace_input_with(nodes[value], call)
-'''
-
-_HUB = '''class EjectedConfig(PretrainedConfig):
-    """Nothing has to be configured: ``build`` says what the model is."""
-
-    model_type = "ejected"
-
-
-class EjectedModel(PreTrainedModel):
-    """What ``AutoModel.from_pretrained(FOLDER, trust_remote_code=True)`` gives; the network itself is ``.model``."""
-
-    config_class = EjectedConfig
-    main_input_name = "pixel_values"
-
-    def __init__(self, config: EjectedConfig) -> None:
-        super().__init__(config)
-        with torch.device("cpu"):  # the library makes models on meta, and what a network computes for itself is lost
-            self.model = build(pretrained=False)
-        self.post_init()
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model(pixel_values)
 '''
 
 _CHECK = '''"""Proves that model.py gives what the operated model gave: its keys, and equal output on a stored input.
@@ -136,7 +108,7 @@ _FACTORY = '''def base():
 
 
 def model_text(
-    about: str, differences: Differences, create: str | None, dtype: str | None, casts: bool, hub: bool
+    about: str, differences: Differences, create: str | None, dtype: str | None, casts: bool, hub: Hub | None
 ) -> str:
     """model.py.
 
@@ -144,21 +116,21 @@ def model_text(
         about: what it is, in one line.
         create: an expression for the base; None where the caller has to give it.
         dtype: expression for the dtype that the whole model has; None for float32.
-        hub: whether the classes of transformers that load it go along.
+        hub: the classes of transformers that load it, where they are to go along.
         casts: whether tensors have dtypes of their own, which the weights then decide.
     """
     names = differences.names
     body = [*names.sources, *differences.classes]
     if differences.graphs:
         body.append(_GRAPHS.rstrip())
-    body += [_operate(differences), _build(create, dtype, casts, HUB_WEIGHTS if hub else WEIGHTS)]
-    body += [_HUB.rstrip()] if hub else []
+    body += [_operate(differences), _build(create, dtype, casts, hub)]
+    body += [hub.text.rstrip()] if hub else []
     text = "\n\n\n".join(body) + "\n"
     head = _HEAD.format(about=about, weights=HUB_WEIGHTS if hub else WEIGHTS) + "\n" + "\n".join(names.lines(text))
     return f"{head}\n\n\n{text}"
 
 
-def bind_all(differences: Differences, hub: bool) -> None:
+def bind_all(differences: Differences) -> None:
     """Import what the fixed texts need."""
     import copy
     from pathlib import Path
@@ -168,26 +140,14 @@ def bind_all(differences: Differences, hub: bool) -> None:
     from torch.fx import Graph, GraphModule
 
     names = differences.names
-    _fixed(names, "nn", nn, "torch")
-    _fixed(names, "load_file", load_file, "safetensors.torch")
-    _fixed(names, "Path", Path, "pathlib")
+    names.fix("nn", nn, "torch")
+    names.fix("load_file", load_file, "safetensors.torch")
+    names.fix("Path", Path, "pathlib")
     if differences.needs_base:
-        _fixed(names, "deepcopy", copy.deepcopy, "copy")
-    if hub:
-        import torch
-        from transformers import PretrainedConfig, PreTrainedModel  # pyright: ignore[reportMissingImports]
-
-        _fixed(names, "torch", torch, "torch")
-        _fixed(names, "PretrainedConfig", PretrainedConfig, "transformers")
-        _fixed(names, "PreTrainedModel", PreTrainedModel, "transformers")
+        names.fix("deepcopy", copy.deepcopy, "copy")
     if differences.graphs:
-        _fixed(names, "Graph", Graph, "torch.fx")
-        _fixed(names, "GraphModule", GraphModule, "torch.fx")
-
-
-def _fixed(names: Names, name: str, value: Any, home: str) -> None:
-    if names.bind(name, value, home) != name:
-        raise Unfit(f"the author's code has something else of the name {name}")
+        names.fix("Graph", Graph, "torch.fx")
+        names.fix("GraphModule", GraphModule, "torch.fx")
 
 
 def _operate(differences: Differences) -> str:
@@ -209,15 +169,19 @@ def _loop(paths: Sequence[str]) -> list[str]:
     return [*head, "    host = model.get_submodule(path)"]
 
 
-def _build(create: str | None, dtype: str | None, casts: bool, weights: str) -> str:
+def _build(create: str | None, dtype: str | None, casts: bool, hub: Hub | None) -> str:
+    weights = HUB_WEIGHTS if hub else WEIGHTS
+    create = hub.create if hub and hub.create else create
     parameter = "" if create else "base: nn.Module, "
-    lines = [f"model = {create or 'base'}", "operate(model)"]
+    lines = [f"model = {create or 'base'}"]
+    if not (hub and hub.create):
+        lines.append("operate(model)")
     if dtype:
         lines.append(f"model.to({dtype})")
     loading = [f'file = Path(__file__).with_name("{weights}")']
     read = "load_file(file)"
-    if weights == HUB_WEIGHTS:
-        read = '{key.removeprefix("model."): tensor for key, tensor in load_file(file).items()}'
+    if hub and hub.prefix:
+        read = f'{{key.removeprefix("{hub.prefix}"): tensor for key, tensor in load_file(file).items()}}'
     # The module's own dict keeps its version marks, by which some modules would else convert "old" weights.
     loading += (
         ["state = model.state_dict(keep_vars=True)", f"stored = {read}"] if casts else ["state = model.state_dict()"]
