@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sesurgery.artifact.save_load import revert_folder as revert_folder
     from sesurgery.artifact.save_load import save as save
     from sesurgery.comparison.compare import compare as compare
+    from sesurgery.drawing.block import draw as draw
     from sesurgery.errors import ArtifactError as ArtifactError
     from sesurgery.errors import FrozenValueError as FrozenValueError
     from sesurgery.errors import InputError as InputError
@@ -57,6 +58,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "artifact.save_load": ("load", "revert_folder", "save"),
     "comparison.compare": ("compare",),
+    "drawing.block": ("draw",),
     "errors": (
         "ArtifactError",
         "FrozenValueError",

@@ -133,10 +133,12 @@ def inspect(
     example: opt.Example = None,
     trust_code: opt.TrustCode = False,
     weights: opt.BaseWeights = None,
+    picture: opt.Bars = None,
     imports: opt.Imports = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Look into a model: stages, blocks, merges, and what could not be traced."""
+    opt.check_picture(picture)
     opt.prepare(model, model_arg, imports, base=weights)
     asked = opt.parse_model(model_arg, input_size, example)
     from sesurgery.cli.progress import progress
@@ -147,6 +149,10 @@ def inspect(
 
         body, asked = subject(model, asked, step, example=example, weights=weights, trust_code=trust_code)
         inspection = sesurgery.inspect(body, **asked, progress=step)
+        if picture is not None:
+            from sesurgery.drawing.stages import save_figure, stage_figure
+
+            save_figure(stage_figure(inspection), picture)
     if as_json:
         from sesurgery.cli.json_output import dump, inspection_data
 
@@ -155,6 +161,39 @@ def inspect(
     from sesurgery.report.inspection import render_inspection
 
     render_inspection(_console(), inspection)
+
+
+@app.command(rich_help_panel=LOOK)
+def draw(
+    model: opt.Model,
+    recipe: opt.RecipeName,
+    output: opt.Drawing,
+    block: opt.Block = None,
+    stages: opt.Stages = None,
+    module: opt.Module = None,
+    settings: opt.Settings = None,
+    init: opt.Init = None,
+    model_arg: opt.ModelArgs = None,
+    input_size: opt.InputSize = None,
+    example: opt.Example = None,
+    trust_code: opt.TrustCode = False,
+    weights: opt.BaseWeights = None,
+    imports: opt.Imports = None,
+) -> None:
+    """Draw a block before and after as a graph, with what changes marked. Needs graphviz."""
+    opt.check_picture(output, "-o", (".svg", ".png", ".pdf", ".dot"))
+    opt.prepare(model, model_arg, imports, base=weights)
+    asked = opt.asked(recipe, stages, module, settings, init, model_arg, input_size, example)
+    from sesurgery.cli.progress import progress
+
+    with progress() as step:
+        import sesurgery
+        from sesurgery.artifact.by_name import subject
+
+        body, asked = subject(model, asked, step, example=example, weights=weights, trust_code=trust_code)
+        picture = sesurgery.draw(body, recipe, block=block, form=output.suffix[1:], **asked, progress=step)
+    output.write_bytes(picture)
+    typer.echo(f"{output} shows what changes")
 
 
 app.command(rich_help_panel=LOOK)(catalogue.places)

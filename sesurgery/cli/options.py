@@ -191,6 +191,22 @@ Html = Annotated[
         "--html", metavar="FILE", help="Write what is printed as a page.", show_default=False, rich_help_panel=RESULT
     ),
 ]
+Drawing = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="The picture: .svg, .png, .pdf or .dot.", rich_help_panel=RESULT
+    ),
+]
+Block = Annotated[
+    str | None,
+    typer.Option("--block", metavar="PATH", help="Which module, such as layer4.0; the first that changes without."),
+]
+Bars = Annotated[
+    Path | None,
+    typer.Option(
+        "--picture", metavar="FILE", help="Draw what each stage costs: .svg, .png, .pdf.", rich_help_panel=RESULT
+    ),
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace an artefact that is already in FOLDER.", rich_help_panel=RESULT)
 ]

@@ -21,7 +21,19 @@ OPTIONS = {
 # What is at fault, where a message begins with the argument's bare name.
 PLACES = {
     name: f"--{name.replace('_', '-')}"
-    for name in ("aim", "budget", "input_size", "pruner", "sort", "stages", "storage", "train", "validate", "weights")
+    for name in (
+        "aim",
+        "block",
+        "budget",
+        "input_size",
+        "pruner",
+        "sort",
+        "stages",
+        "storage",
+        "train",
+        "validate",
+        "weights",
+    )
 } | {"example_input": "--example", "model_args": "--model-arg", "model": "MODEL", "modules": "--module"}
 
 _PYTHON = re.compile("|".join(map(re.escape, OPTIONS)))

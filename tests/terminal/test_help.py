@@ -9,7 +9,7 @@ import sys
 import pytest
 from stand_in import run
 
-COMMANDS = "apply preview inspect places gates compare search revert merge eject recipes layers completion".split()
+COMMANDS = "apply preview inspect draw places gates compare search revert merge eject recipes layers completion".split()
 
 
 @pytest.mark.parametrize("columns", ["40", "60", "80", "120"])
