@@ -105,7 +105,30 @@ def _examined(reference: str) -> dict[str, Any]:
         model = zoo.create(spec)
     else:
         row["reference"] = compare(model, seen.args, sums_of(merges)).row()
+    row["accounts"] = accounts(anatomy, model, seen.args)
     return row | _operated(model, seen.args, fitting(kinds, len(anatomy.blocks)))
+
+
+def accounts(anatomy: Any, model: Any, args: tuple[Any, ...]) -> dict[str, Any]:
+    """How many convolutions, norms, activations and residual sums there are, and which no phrase edits or lists."""
+    from accounts import account
+
+    from sesurgery.placement.named_layers import layers_of
+    from sesurgery.placement.placements import sites
+    from sesurgery.plans import Skip
+    from sesurgery.recipe.phrases import At
+
+    there = account(model, args)
+    reported = {kind: {layer.path for layer in layers_of(anatomy, At(kind))} for kind in ("conv", "norm", "activation")}
+    partial = {merge.inner for group in anatomy.merges.values() for merge in group}
+    merges = [merge for group in anatomy.merges.values() for merge in group if merge.node not in partial]
+    sums = sum(merge.residual for merge in merges)
+    places = list(sites(anatomy, At("after residual add")))
+    likes = sum(isinstance(place, Skip) and place.reason.startswith("a sum of like branches") for place in places)
+    missing = there.missing(reported)
+    if len(places) - likes < sums:
+        missing.append(f"residual sums: {sums}, reported {len(places) - likes}")
+    return {**{kind: there.total(kind) for kind in reported}, "residual sums": sums, "missing": missing}
 
 
 def _created(spec: Any) -> tuple[Any, tuple[Any, ...] | None, dict[str, Any]]:
@@ -177,8 +200,8 @@ def page(found: list[dict[str, Any]]) -> str:
         "",
         "| library | family | models | own modules | merges | edits | "
         + " | ".join(ROUTES)
-        + " | operated | reverted | refused |",
-        "|---|---|" + "--:|" * (7 + len(ROUTES)),
+        + " | operated | reverted | refused | accounted for |",
+        "|---|---|" + "--:|" * (8 + len(ROUTES)),
     ]
     for (library, family), group in sorted(families.items()):
         operated = [row for row in group if "recipe" in row]
@@ -190,10 +213,12 @@ def page(found: list[dict[str, Any]]) -> str:
         cells = [library, family, len(group), modules, merges, sum(row["edits"] for row in operated)]
         cells += [routes[name] for name in ROUTES]
         cells += [len(operated), sum(row["reverted"] for row in operated), len(group) - len(operated)]
+        cells.append(sum(not row["accounts"]["missing"] for row in group if "accounts" in row))
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     lines += ["", "## Not operated, and why", ""]
     lines += list(_refusals(found)) or ["Every model was operated."]
     lines += ["", "## Residual adds against a whole-model trace", "", *_references(found)]
+    lines += ["", "## Everything is edited or listed", "", *_accounts(found)]
     lines += ["", "## Hosts that none of source, socket, graph and behind could take", ""]
     lines += list(_without_route(found)) or ["There is none: every site that was asked for has its layer."]
     return "\n".join(lines) + "\n"
@@ -274,6 +299,20 @@ def _references(found: list[dict[str, Any]]) -> Iterator[str]:
     for reason, places in sorted(reasons.items()):
         more = f" and {len(places) - 1} more places" if len(places) > 1 else ""
         yield f"- {reason} ({places[0]}{more})"
+
+
+def _accounts(found: list[dict[str, Any]]) -> Iterator[str]:
+    """How many layers and sums there are by tests/support/accounts.py, and those that no phrase edits or lists."""
+    known = [row["accounts"] | {"model": row["model"]} for row in found if "accounts" in row]
+    kinds = ("conv", "norm", "activation", "residual sums")
+    counts = ", ".join(f"{sum(row[kind] for row in known):,} {kind}{'s' * (kind[-1] != 's')}" for kind in kinds)
+    lost = [row for row in known if row["missing"]]
+    yield f"{len(known):,} models have {counts}. In {len(known) - len(lost):,} of them each is edited or listed."
+    if lost:
+        yield ""
+    for row in lost:
+        more = f" and {len(row['missing']) - 1} more" if len(row["missing"]) > 1 else ""
+        yield f"- `{row['model']}`: {row['missing'][0]}{more}"
 
 
 def _without_route(found: list[dict[str, Any]]) -> Iterator[str]:

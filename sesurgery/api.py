@@ -23,6 +23,7 @@ from sesurgery.planning.drift import Drift
 from sesurgery.planning.operation import drafted, name_of, operate, rehearse, remember_weights
 from sesurgery.planning.places import places_in
 from sesurgery.planning.planner import Draft, Progress
+from sesurgery.planning.recipe_costs import recipe_costs
 from sesurgery.plans import Cost, Inspection, Plan
 from sesurgery.recipe.recipe import load_recipe, override
 from sesurgery.recipe.rules import Recipe
@@ -243,9 +244,14 @@ def inspect(
     example_input: Any = None,
     input_size: Sequence[int] | str | None = None,
     model_args: Mapping[str, Any] | None = None,
+    recipes: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Stages, merges and what could not be traced, without touching the model. Arguments as in ``plan``."""
+    """Stages, merges and what could not be traced, without touching the model. Arguments as in ``plan``.
+
+    Args:
+        recipes: also count what each shipped recipe would add, which takes seconds.
+    """
     body, spec = resolved(model, model_args, "meta")
     if progress is not None:
         progress("looking at the model", 0, 1)
@@ -261,6 +267,7 @@ def inspect(
         inputs=sample_shapes(rehearsal.example),
         cost=cost,
         stage_costs=tuple(cost.inside(stage.blocks) for stage in anatomy.stages),
+        recipe_costs=recipe_costs(anatomy, progress) if recipes else (),
     )
 
 

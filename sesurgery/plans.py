@@ -500,6 +500,16 @@ class Untraced:
 
 
 @dataclass(frozen=True)
+class RecipeCost(_Strict):
+    """What a shipped recipe would add to a model."""
+
+    recipe: str
+    edits: int
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
 class Inspection(_Shown):
     """What the anatomy of a model is, as data.
 
@@ -508,6 +518,7 @@ class Inspection(_Shown):
         inputs: the shapes of the sample that was looked at, as in a plan.
         cost: of the whole model.
         stage_costs: of the blocks of each stage; what is left of ``cost`` lies elsewhere, in stem and head.
+        recipe_costs: what each shipped recipe that finds a place would add; empty where nobody asked for it.
     """
 
     model: str
@@ -518,3 +529,4 @@ class Inspection(_Shown):
     inputs: tuple[tuple[int, ...], ...] = ()
     cost: Cost | None = None
     stage_costs: tuple[Cost, ...] = ()
+    recipe_costs: tuple[RecipeCost, ...] = ()

@@ -133,11 +133,12 @@ def inspect(
     example: opt.Example = None,
     trust_code: opt.TrustCode = False,
     weights: opt.BaseWeights = None,
+    recipes: opt.Recipes = False,
     picture: opt.Bars = None,
     imports: opt.Imports = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Look into a model: stages, blocks, merges, and what could not be traced."""
+    """Look into a model: stages, blocks, merges, and what each costs."""
     opt.check_picture(picture)
     opt.prepare(model, model_arg, imports, base=weights)
     asked = opt.parse_model(model_arg, input_size, example)
@@ -148,7 +149,7 @@ def inspect(
         from sesurgery.artifact.by_name import subject
 
         body, asked = subject(model, asked, step, example=example, weights=weights, trust_code=trust_code)
-        inspection = sesurgery.inspect(body, **asked, progress=step)
+        inspection = sesurgery.inspect(body, **asked, recipes=recipes, progress=step)
         if picture is not None:
             from sesurgery.drawing.stages import save_figure, stage_figure
 

@@ -98,6 +98,7 @@ def inspection_data(inspection: Inspection) -> dict[str, Any]:
         "traced": inspection.traced,
         "cost": _cost(inspection.cost),
         "stage_costs": [_cost(cost) for cost in inspection.stage_costs],
+        "recipe_costs": [dataclasses.asdict(cost) for cost in inspection.recipe_costs],
     }
 
 

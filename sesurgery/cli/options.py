@@ -254,6 +254,10 @@ Imports = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.", rich_help_panel=RESULT)]
+Recipes = Annotated[
+    bool,
+    typer.Option("--recipes", help="Count what each shipped recipe would add, too.", rich_help_panel=RESULT),
+]
 
 
 def import_files(files: list[Path] | None) -> None:

@@ -38,6 +38,10 @@ def render_inspection(console: Console, inspection: Inspection, *, shell: bool =
         console.print()
         heading(console, f"cost of one forward pass of one sample, {sizes(inspection.inputs)}")
         console.print(costs_table(console, inspection))
+    if inspection.recipe_costs:
+        console.print()
+        heading(console, "what each recipe would add, for one sample")
+        console.print(recipes_table(console, inspection))
     console.print()
     heading(console, "merges: where branches meet")
     console.print(merges_table(console, inspection.merges) if inspection.merges else "none")
@@ -81,6 +85,17 @@ def costs_table(console: Console, inspection: Inspection) -> Table:
         params, macs, kept, size = (row[key] for key in _COSTS)
         shares = (_share(macs, whole.macs), _share(kept, whole.activation_bytes))
         table.add_row(name, count(params), si(macs), shares[0], si(kept), shares[1], si(size))
+    return table
+
+
+def recipes_table(console: Console, inspection: Inspection) -> Table:
+    """Edits, parameters and MACs of the shipped recipes that find a place."""
+    table = new_table(console, "recipe", "edits", "params", "", "MACs", "", right=(1, 2, 3, 4, 5))
+    whole = inspection.cost
+    assert whole is not None
+    for row in inspection.recipe_costs:
+        params, macs = _share(row.params, whole.params), _share(row.macs, whole.macs)
+        table.add_row(row.recipe, str(row.edits), count(row.params, sign=True), params, si(row.macs, sign=True), macs)
     return table
 
 
