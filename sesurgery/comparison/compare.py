@@ -89,7 +89,8 @@ def compare(
     if train is not None:
         from sesurgery.comparison.trained import Training, trained  # Optuna and scipy are an extra
 
-        source = Source(model, dict(model_args or {}), pretrained, comparison.recipes())
+        seen_with = {"example_input": example_input, "input_size": input_size}
+        source = Source(model, dict(model_args or {}), pretrained, comparison.recipes(), seen_with)
         training = Training(train, seeds, epochs, aim, smaller, pruner, folder, storage, jobs)
         comparison = trained(comparison, source, training, progress)
     return _sorted(comparison, sort or ("value" if train is not None else "params"))

@@ -17,9 +17,10 @@ from sesurgery.comparison.rows import COSTS, Row
 from sesurgery.edits.driver import Step, plan_step
 from sesurgery.errors import InputError, NothingMatchedError, UnknownNameError
 from sesurgery.models import zoo
+from sesurgery.planning.insertion_costs import InsertionCosts
 from sesurgery.planning.operation import drafted, rehearse
 from sesurgery.planning.planner import Progress
-from sesurgery.planning.rehearsal import Rehearsal, cost_with
+from sesurgery.planning.rehearsal import Rehearsal
 from sesurgery.plans import Cost, Edit
 from sesurgery.recipe.recipe import override, to_data
 from sesurgery.recipe.rules import Recipe
@@ -48,6 +49,7 @@ class Costing:
         self.rehearsal: Rehearsal = rehearse(self.model, self.spec, self.example, self.size)
         self.anatomy = self.rehearsal.look()
         self.stages = len(self.anatomy.stages)
+        self.insertions = InsertionCosts(self.rehearsal.survey)
 
     @property
     def control(self) -> Row:
@@ -84,9 +86,7 @@ class Costing:
         hosts = {edit.host for edit in edits}
         if any(edit.host in hosts and edit not in edits for edit in step.edits):
             return self._planned(recipe_of(candidate))
-        if not edits:
-            return edits, self.rehearsal.cost()
-        return edits, cost_with(self.rehearsal.survey, [each for each in step.actions if each.host in hosts])
+        return edits, self.insertions.of(step, edits)
 
     def _planned(self, recipe: Recipe) -> tuple[tuple[Edit, ...], Cost]:
         plan = drafted(self.model, self.spec, recipe, self.rehearsal.example, None, None).plan
@@ -177,10 +177,12 @@ def excess(row: Row, control: Row, limits: Iterable[Limit]) -> dict[str, float]:
 def pareto(rows: list[Row]) -> list[Row]:
     """The rows with their marks: no other row is at least as good in every cost (and value) and better in one."""
     points = [_aims(row) for row in rows]
-    return [
-        replace(row, pareto=point is not None and not any(_better(other, point) for other in points if other))
-        for row, point in zip(rows, points, strict=True)
-    ]
+    best: list[tuple[float, ...]] = []
+    for point in sorted({point for point in points if point is not None}):  # whatever is better than it came before
+        if not any(_better(other, point) for other in best):
+            best.append(point)
+    front = set(best)
+    return [replace(row, pareto=point in front) for row, point in zip(rows, points, strict=True)]
 
 
 def _aims(row: Row) -> tuple[float, ...] | None:

@@ -78,7 +78,7 @@ def search(
     asked: dict[str, Any] = {"input_size": input_size, "model_args": model_args}
     sites = _checked(plan(model, wanted, **asked))
     judge = Judge(training_function(train), _validation(train, validate), aim, smaller, epochs, repeats)
-    source = Source(model, dict(model_args or {}), pretrained, {"all": to_data(wanted)})
+    source = Source(model, dict(model_args or {}), pretrained, {"all": to_data(wanted)}, {"input_size": input_size})
     values = ranked(source("all", 0), [edit.path for edit in sites.edits], judge, 0, _reporting(progress))
     picked = _picked(sites, values, limits)
     candidates = {"chosen": picked, **_subsets(sites.edits, picked, subsets)}

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -23,12 +23,15 @@ class Source:
     Attributes:
         model: a reference, or a module of which copies are made.
         recipes: by the fingerprint of the candidate.
+        seen_with: the ``example_input`` or ``input_size`` that the candidates were costed with: on another size a
+            recipe may find other places.
     """
 
     model: str | nn.Module
     model_args: Mapping[str, Any]
     pretrained: bool
     recipes: Mapping[str, Mapping[str, Any]]
+    seen_with: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, key: str, seed: int) -> nn.Module:
         """The model of a candidate, the unmodified one for any other key. Its old weights depend on the seed only."""
@@ -37,7 +40,9 @@ class Source:
             model = copy.deepcopy(self.model)
         else:
             model = zoo.create(zoo.resolve(self.model, self.model_args), device="cpu", pretrained=self.pretrained)
-        return apply(model, self.recipes[key], inplace=True).model if key in self.recipes else model
+        if key not in self.recipes:
+            return model
+        return apply(model, self.recipes[key], inplace=True, **self.seen_with).model
 
     def digest(self) -> str:
         """What the models are, in a few letters; a module counts by its class and its parameters' names and shapes."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 
 import pytest
+import torch
+from networks import Residual
+from torch import nn
 
 import sesurgery
 from sesurgery.comparison.rows import as_data
+from sesurgery.planning import insertion_costs, rehearsal
 
 MODEL = "timm:test_resnet"
 SIZE = "3,64,64"
@@ -71,6 +76,40 @@ def test_insertions_add_up_over_stages() -> None:
     assert base is not None
     more = sum(rows[stage].cost.params - base.params for stage in "1234")
     assert rows["all"].cost.params - base.params == more
+
+
+def test_many_candidates_need_few_forwards_and_cost_what_plans_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[object] = []
+    monkeypatch.setattr(
+        insertion_costs, "cost_with", lambda *asked: counted.append(asked) or rehearsal.cost_with(*asked)
+    )
+    options = {"reduction": [4, 8]}
+    rows = compared("pre,post", stages="subsets", modules="se,ge,splat", options=options)
+    assert len(rows) == 180
+    assert len(counted) <= 30
+    for row in random.Random(0).sample(list(rows), 8):
+        assert sesurgery.plan(MODEL, row.recipe_data, input_size=SIZE).after == row.cost, row.name
+
+
+class Shared(nn.Module):
+    """A block that runs twice, and a sum whose sides nobody keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv2d(3, 8, 3), Residual(8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((self.block(self.block(self.stem(x))) + 1).mean((2, 3)))
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_does_not_add_up_is_counted(batch: int) -> None:
+    """A block that runs twice has one layer, which costs twice; a batch is shared out among its samples."""
+    x = torch.randn(batch, 3, 12, 12)
+    rows = sesurgery.compare(Shared(), "standard,pre,post", modules="se,eca,simam", example_input=x)
+    assert len(rows) == 9
+    for row in rows:
+        assert sesurgery.plan(Shared(), row.recipe_data, example_input=x).after == row.cost, row.name
 
 
 def test_rows_are_sorted_and_the_best_are_marked() -> None:
