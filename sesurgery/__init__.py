@@ -44,9 +44,15 @@ if TYPE_CHECKING:
     from sesurgery.plans import Inspection as Inspection
     from sesurgery.plans import Plan as Plan
     from sesurgery.plans import Skip as Skip
-    from sesurgery.recipe.recipe import Recipe as Recipe
     from sesurgery.recipe.recipe import list_recipes as list_recipes
     from sesurgery.recipe.recipe import load_recipe as load_recipe
+    from sesurgery.recipe.rules import Insert as Insert
+    from sesurgery.recipe.rules import Recipe as Recipe
+    from sesurgery.recipe.rules import Remove as Remove
+    from sesurgery.recipe.rules import Replace as Replace
+    from sesurgery.recipe.rules import Rewire as Rewire
+    from sesurgery.recipe.rules import Rule as Rule
+    from sesurgery.recipe.where import Where as Where
     from sesurgery.selection.search import search as search
     from sesurgery.timing.latency import latency as latency
     from sesurgery.timing.result import Latency as Latency
@@ -76,7 +82,9 @@ _HOMES = {
     "export.eject": ("eject",),
     "integrations.timm_models": ("register",),
     "plans": ("Cost", "Edit", "Inspection", "Plan", "Skip"),
-    "recipe.recipe": ("Recipe", "list_recipes", "load_recipe"),
+    "recipe.recipe": ("list_recipes", "load_recipe"),
+    "recipe.rules": ("Insert", "Recipe", "Remove", "Replace", "Rewire", "Rule"),
+    "recipe.where": ("Where",),
     "timing.latency": ("latency",),
     "timing.result": ("Latency",),
     "selection.search": ("search",),

@@ -7,6 +7,7 @@ where operations took modules away, ``removed.safetensors`` (their weights, for 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,7 @@ from sesurgery.words.text import listed
 __all__ = ["Artifact", "load", "read", "revert_folder", "save"]
 
 REVERTED = "base.json"
+_LOG = logging.getLogger("sesurgery")
 _TRIES = 3
 
 
@@ -83,6 +85,7 @@ def save(
         versions=versions(),
     )
     _write(place, tensors, lambda written: record(weights=written).to_bytes(), RECORD)
+    _LOG.info("saved in %s", place)
 
 
 def read(folder: str | Path) -> Artifact:
@@ -142,6 +145,7 @@ def load(
     if weights is not None and artifact.record.delta is None:
         raise InputError("are not needed: the folder holds all of its own", where="weights", remedy="leave them out")
     body = rebuilt(artifact, model, weights, example_input, trust_code)
+    _LOG.info("loaded from %s", folder)
     if device is None:
         return body
     return to_meta(body) if torch.device(device).type == "meta" else body.to(device)

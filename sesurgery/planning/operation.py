@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from sesurgery.planning.planner import Draft, Progress, draft, replay
 from sesurgery.planning.rehearsal import Rehearsal
 from sesurgery.plans import Plan
 from sesurgery.recipe.rules import Recipe
+
+LOG = logging.getLogger("sesurgery")
 
 
 def drafted(
@@ -40,8 +43,8 @@ def drafted(
         remedy = "plan again on this model, or give an input that it accepts: example_input=..."
         raise StalePlanError(error.what, where=error.where, remedy=remedy) from error
     if isinstance(wanted, Plan):
-        return replay(rehearsal, wanted, report)
-    return draft(rehearsal, wanted, name_of(model, spec), report)
+        return _logged(replay(rehearsal, wanted, report))
+    return _logged(draft(rehearsal, wanted, name_of(model, spec), report))
 
 
 def rehearse(
@@ -59,6 +62,16 @@ def rehearse(
         except ModelError as error:
             first = first or error
     raise first or ModelError("no input could be made for it", remedy="give one: example_input=...")
+
+
+def _logged(planned: Draft) -> Draft:
+    plan = planned.plan
+    LOG.info("%s: %d edits planned, %d sites left alone", plan.model, len(plan.edits), len(plan.skipped))
+    for edit in plan.edits:
+        LOG.debug("%s: %s %s %s, by %s", plan.model, edit.action, edit.path, edit.at, edit.route)
+    for skip in plan.skipped:
+        LOG.debug("%s: left alone %s: %s", plan.model, skip.path or "(model)", skip.reason)
+    return planned
 
 
 def _silent(step: str, done: int, total: int) -> None:
@@ -99,4 +112,5 @@ def operate(model: nn.Module, planned: Draft, spec: zoo.ModelSpec | None) -> Non
     history["plans"] = (*history["plans"], planned.plan.to_json(indent=None))
     history["inputs"] = (*history["inputs"], describe(planned.example))
     perform(model, planned.actions)
+    LOG.info("%s: operated, %d modules changed", planned.plan.model, len({edit.host for edit in planned.plan.edits}))
     set_mark(model, MODEL_MARK, {**history, "changes": changes_of(model)})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import keyword
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Required, TypedDict, Unpack
 
 from pydantic import (
     BaseModel,
@@ -26,6 +26,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from sesurgery.attention import registry as catalogue
 from sesurgery.attention.options import ACTIVATIONS, RULES
 from sesurgery.errors import InputError, UnknownNameError, either, nearest
+from sesurgery.recipe.building import built, constructor
 from sesurgery.recipe.phrases import ORDINALS, PHRASES, ROLES, At, parse_at, phrase_names
 from sesurgery.recipe.where import Where, as_value_error, says
 from sesurgery.words.registry import Registry
@@ -81,8 +82,17 @@ NodeName = Annotated[str, BeforeValidator(_identifier)]
 Activation = Annotated[str, WithJsonSchema({"enum": list(ACTIVATIONS)})]
 
 
+def _in_a_line(schema: dict[str, Any]) -> None:
+    """Editors show what a thing is, and not how it is built in Python."""
+    schema["description"] = schema["description"].partition("\n")[0]
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_in_a_line)
+
+    @constructor
+    def __init__(self, **keys: Any) -> None:
+        built(self, keys)
 
 
 def _with_options(schema: dict[str, Any]) -> None:
@@ -103,6 +113,10 @@ class _WithOptions(BaseModel):
     """Keys beyond the fields are options of the node, checked by its registry entry."""
 
     model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra=_with_options)
+
+    @constructor
+    def __init__(self, **keys: Any) -> None:
+        built(self, keys)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -222,8 +236,32 @@ for _name, _keys, *_roles in (
     ACTIONS.add(_name, Action(_name, _keys, tuple(_roles)))
 
 
+class _RuleKeys(TypedDict, total=False):
+    """The keywords of :class:`Rule`, as type checkers are to know them."""
+
+    insert: Insert | str
+    replace: Replace
+    remove: Remove
+    rewire: Rewire
+    at: Required[str | At]
+    where: Where
+    if_present: Literal["refuse", "stack", "replace"]
+
+
 class Rule(_Model):
-    """One sentence: do this, at that place, where these conditions hold."""
+    """One sentence: do this, at that place, where these conditions hold.
+
+    >>> Rule(insert=Insert(module="eca"), at="before residual add", where=Where(stages="3-4"))
+
+    ``insert="eca"`` is short for ``insert=Insert(module="eca")``. Raises ``RecipeError`` with all that is wrong.
+    """
+
+    @constructor
+    def __init__(self, **keys: Unpack[_RuleKeys]) -> None:
+        given: dict[str, Any] = dict(keys)
+        if isinstance(given.get("insert"), str):
+            given["insert"] = {"module": given["insert"]}
+        built(self, given)
 
     insert: Insert | None = None
     replace: Replace | None = None
@@ -295,8 +333,27 @@ def _rules() -> Any:
     return Field(min_length=1, max_length=100)
 
 
+class _RecipeKeys(TypedDict, total=False):
+    """The keywords of :class:`Recipe`."""
+
+    name: str
+    summary: str
+    when: str
+    source: str
+    rules: Required[Sequence[Rule]]
+
+
 class Recipe(_Model):
-    """A named list of rules, performed in order."""
+    """A named list of rules, performed in order.
+
+    >>> apply(model, Recipe(rules=[Rule(insert="se", at="before residual add")]))
+
+    Raises ``RecipeError`` with all that is wrong.
+    """
+
+    @constructor
+    def __init__(self, **keys: Unpack[_RecipeKeys]) -> None:
+        built(self, {"name": "unnamed", **keys})
 
     name: str = Field(min_length=1, max_length=100, description="The file's name where left out.")
     summary: str = Field(default="", max_length=500, description="What it does, in one line.")

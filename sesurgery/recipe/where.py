@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict, Unpack
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from sesurgery.errors import InputError, either, nearest
+from sesurgery.recipe.building import built, constructor
 from sesurgery.recipe.selectors import (
     Compare,
     SiteFacts,
@@ -228,8 +229,31 @@ class Exclusion(Condition):
         return self
 
 
+class _WhereKeys(TypedDict, total=False):
+    """The keywords of :class:`Where`, as type checkers are to know them."""
+
+    region: str | Sequence[str]
+    stages: str | int
+    blocks: str | int
+    type: str | Sequence[str]
+    inside: str | Sequence[str]
+    path: str | Sequence[str]
+    channels: str | int
+    kernel: str | int
+    stride: str | int
+    has: str | Sequence[str]
+    not_: Mapping[str, Any]
+
+
 class Where(Condition):
-    """Narrows a rule. ``not`` leaves out the sites for which all of its own keys hold."""
+    """Narrows a rule. ``not`` leaves out the sites for which all of its own keys hold; in Python it is ``not_``.
+
+    >>> Where(stages="3-4", channels=">=128", not_={"has": ["3x3"]})
+    """
+
+    @constructor
+    def __init__(self, **keys: Unpack[_WhereKeys]) -> None:
+        built(self, {"not" if key == "not_" else key: value for key, value in keys.items()})
 
     # A frozen field may be narrower than its base's.
     stages: Stages = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
