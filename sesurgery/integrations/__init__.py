@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-_NAMES = ("timm_models", "transformers", "ultralytics")
+_NAMES = ("lightning", "peft", "timm_models", "transformers", "ultralytics")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
+from sesurgery.api import plans_of
 from sesurgery.artifact.needs import check_needs, done_to
 from sesurgery.artifact.record import Operated
 from sesurgery.artifact.save_load import check_changes
@@ -18,6 +19,7 @@ from sesurgery.models.input_spec import rebuild
 from sesurgery.operating.backup import MODEL_MARK
 from sesurgery.planning.operation import drafted, operate
 from sesurgery.plans import Plan
+from sesurgery.words.paths import join
 from sesurgery.words.text import one_line
 
 
@@ -36,6 +38,18 @@ def operations_in(model: nn.Module) -> dict[str, Any]:
             done = done_to({**history, "plans": [plan.to_json(indent=None) for plan in slim]})
             said[path] = done.model_dump(mode="json")
     return said
+
+
+def new_layers(model: nn.Module) -> list[str]:
+    """The paths of all layers that operations have put into ``model`` or into parts of it."""
+    layers = [
+        join(path, edit.path)
+        for path, part in model.named_modules()
+        for plan in plans_of(part)
+        for edit in plan.edits
+        if edit.action != "remove"
+    ]
+    return list(dict.fromkeys(layers))
 
 
 def repeat_operations(model: nn.Module, said: Any, where: str) -> None:

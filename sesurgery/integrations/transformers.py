@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ def from_pretrained(folder: str | Path, kind: type | None = None, **options: Any
         InputError: nothing was operated there, or the class is not one of transformers'.
         ArtifactError: what the folder says does not fit the model.
     """
-    import transformers  # pyright: ignore[reportMissingImports]
-
+    transformers: Any = import_module("transformers")
     where = str(folder)
     config = transformers.AutoConfig.from_pretrained(folder)
     said = config.__dict__.pop(_SAID, None)

@@ -14,6 +14,7 @@ from torch import nn
 
 from sesurgery.api import RecipeLike, plans_of, recipe_for
 from sesurgery.errors import InputError
+from sesurgery.integrations.operations import new_layers
 from sesurgery.models import zoo
 from sesurgery.operating.backup import MODEL_MARK
 from sesurgery.planning.operation import drafted, operate
@@ -132,7 +133,7 @@ def spared(root: nn.Module, freeze: Any) -> tuple[Any, tuple[nn.Module, ...]]:
     Returns:
         The numbers and paths to freeze, and the modules that are frozen but for what is new inside of them.
     """
-    new = {edit.path for plan in plans_of(root) for edit in plan.edits if edit.action != "remove"}
+    new = set(new_layers(root))
     numbers = range(freeze) if isinstance(freeze, int) else freeze if isinstance(freeze, list | tuple) else ()
     partly: list[nn.Module] = []
     paths = [path.removeprefix("model.") for each in numbers for path in _old(root, f"model.{each}", new, partly)]

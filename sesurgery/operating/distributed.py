@@ -1,4 +1,4 @@
-"""Parts of a model that are spread over processes: what they hold is fixed when they are wrapped."""
+"""Parts of a model that are spread over processes or offloaded: what they hold is fixed when they are wrapped."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ _SPREAD = (*_WRAPPERS, "torch.distributed.")
 
 
 def refuse_operation(model: nn.Module) -> None:
-    """Raise ``ModelError`` where a part of ``model`` is wrapped by DDP, or sharded by FSDP or ``fully_shard``.
+    """Raise ``ModelError`` where a part of ``model`` is in DDP, sharded by FSDP or ``fully_shard``, or offloaded.
 
-    Layers that come later would be neither synchronised nor sharded.
+    Layers that come later would be neither synchronised nor sharded, and no hook would bring their weights.
     """
     _refuse(model, _SPREAD, "operate")
+    for path, part in model.named_modules():
+        hook = part.__dict__.get("_hf_hook")
+        if type(hook).__module__.startswith("accelerate.") and any(tensor.is_meta for tensor in part.parameters()):
+            raise ModelError(
+                "its weights are offloaded by accelerate, and no hook would bring those of new layers",
+                where=path or "the model",
+                remedy="operate first, on the plain model, and offload the result",
+            )
 
 
 def refuse_revert(model: nn.Module) -> None:
