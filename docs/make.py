@@ -8,6 +8,7 @@ and from real runs, on meta tensors.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,15 @@ def picture() -> str:
     return render_svg(lambda console: render_report(console, plan, code=True), title=title)
 
 
+def block() -> str:
+    """The block of the README before and after, drawn by graphviz; as it is where that is not installed."""
+    import sesurgery
+
+    if shutil.which("dot") is None:
+        return (ROOT / "docs" / "pictures" / "block.svg").read_text(encoding="utf-8")
+    return sesurgery.draw("torchvision:resnet50", "standard", stages="4", across=True).decode()
+
+
 def schema() -> str:
     """The JSON schema of a recipe file."""
     from sesurgery.recipe.recipe import schema_text
@@ -42,11 +52,18 @@ def readme() -> str:
     return as_shown((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
+def how_to(name: str) -> Callable[[], str]:
+    """A page of docs/howto with the outputs of its commands as they are now."""
+    return lambda: as_shown((DOCS / "howto" / name).read_text(encoding="utf-8"))
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "README.md": readme,
     "docs/recipes.md": recipe_page.page,
     "docs/recipe-schema.json": schema,
     "docs/pictures/preview.svg": picture,
+    "docs/pictures/block.svg": block,
+    **{f"docs/howto/{path.name}": how_to(path.name) for path in sorted((DOCS / "howto").glob("*.md"))},
 }
 
 

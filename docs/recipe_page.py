@@ -160,10 +160,11 @@ def _details(recipes: Mapping[str, Any]) -> Iterator[str]:
         yield f"## {recipe.name}\n"
         yield f"{recipe.summary[0].upper()}{recipe.summary[1:]}. {_sentence(recipe.when)}\n"
         yield f"Source: {_sentence(recipe.source)}\n"
-        yield f"    sesurgery preview {example.model}{_flags(example)} --recipe {recipe.name}\n"
+        yield f"    sesurgery preview {example.model}{flags(example)} --recipe {recipe.name}\n"
 
 
-def _flags(example: Example) -> str:
+def flags(example: Example) -> str:
+    """The arguments of its model, as options."""
     return "".join(f" --model-arg {key}={value}" for key, value in example.args.items())
 
 

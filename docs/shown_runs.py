@@ -65,7 +65,7 @@ def command_output(command: str, width: int = 100) -> str:
             app(args=words, prog_name="sesurgery")
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
-    text = _trimmed(printed.getvalue())
+    text = _trimmed(printed.getvalue().replace(f"{Path.cwd()}{os.sep}", ""))
     return "".join(text.splitlines(keepends=True)[: int(head)]) if head else text
 
 

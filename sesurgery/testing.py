@@ -38,7 +38,7 @@ def assert_forward(
         AssertionError: the code is another one; the message is a diff from what you expected to what is planned.
         InputError, NothingMatchedError: as in :func:`sesurgery.plan`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from sesurgery.testing import assert_forward
         >>> class Block(torch.nn.Module):

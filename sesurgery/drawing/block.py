@@ -24,7 +24,7 @@ _NEW = 'fillcolor="#b7ebc6", color="#1a7f37", penwidth=2'
 _GONE = 'fillcolor="#ffd7d5", color="#cf222e", style="filled,dashed"'
 _HEAD = """\
 digraph block {
-  graph [rankdir=TB, bgcolor=white, fontname="Helvetica", fontsize=13, nodesep=0.25, ranksep=0.28, pad=0.2];
+  graph [rankdir={direction}, bgcolor=white, fontname="Helvetica", fontsize=13, nodesep=0.25, ranksep=0.28, pad=0.2];
   node [shape=box, style=filled, fillcolor="#f6f8fa", color="#8c959f", fontname="Helvetica", fontsize=11, height=0.3];
   edge [color="#57606a", arrowsize=0.6, fontname="Helvetica", fontsize=9, fontcolor="#57606a"];
 """
@@ -36,6 +36,7 @@ def draw(
     *,
     block: str | None = None,
     form: str = "svg",
+    across: bool = False,
     stages: str | int | None = None,
     module: str | None = None,
     example_input: Any = None,
@@ -51,6 +52,7 @@ def draw(
     Args:
         block: path of the module, such as ``layer4.0``; the first that changes where left out.
         form: ``svg``, ``png``, ``pdf``, or ``dot`` for graphviz's own language, which needs no graphviz.
+        across: from left to right, and not downwards.
 
     Returns:
         What a file of that form holds. What is new is green, what goes is red and dashed; edges bear shapes without
@@ -67,7 +69,29 @@ def draw(
     perform(operated, draft.actions)
     after = rehearse(operated, spec, draft.example, None).survey
     host = _host(before, after, draft, block)
-    return rendered(_dot(before, after, host, draft), form)
+    return rendered(_dot(before, after, host, draft, across), form)
+
+
+def draw_forward(module: nn.Module, example_input: Any, *, title: str = "", form: str = "svg") -> bytes:
+    """Draw the forward of one module as a graph.
+
+    Args:
+        example_input: a tensor, or a tuple of positional arguments.
+        title: stands above it; the name of its class where left out.
+        form: as of :func:`draw`.
+    """
+    seen = rehearse(module.eval(), None, example_input, None).survey
+    side = _Side("forward", seen, "", {node.name for node in _graph(seen, "").nodes}, (), "")
+    return rendered(
+        _HEAD.replace("{direction}", "TB") + "\n".join(_clusters([(side, title or type(module).__name__)])) + "\n}\n",
+        form,
+    )
+
+
+def _graph(seen: Survey, host: str) -> fx.Graph:
+    trace = seen.trace(seen.by_path[host])
+    assert trace is not None
+    return trace.graph
 
 
 def _host(before: Survey, after: Survey, draft: Draft, block: str | None) -> str:
@@ -110,15 +134,9 @@ class _Side:
     edited: Collection[str]
     mark: str
 
-    @property
-    def graph(self) -> fx.Graph:
-        trace = self.seen.trace(self.seen.by_path[self.host])
-        assert trace is not None
-        return trace.graph
-
     def lines(self) -> Iterator[str]:
         """Nodes and edges, as statements."""
-        for node in self.graph.nodes:
+        for node in _graph(self.seen, self.host).nodes:
             path = f"{self.host}.{node.target}".strip(".")
             differs = node.name not in self.other or (node.op == "call_module" and path in self.edited)
             shape = "shape=oval, " if node.op in ("placeholder", "output") else ""
@@ -139,20 +157,22 @@ class _Side:
         return str(getattr(node.target, "__name__", node.target)).rpartition(".")[2].strip("_")
 
 
-def _dot(before: Survey, after: Survey, host: str, draft: Draft) -> str:
-    names = [{node.name for node in _Side("", seen, host, (), (), "").graph.nodes} for seen in (before, after)]
+def _dot(before: Survey, after: Survey, host: str, draft: Draft, across: bool) -> str:
+    names = [{node.name for node in _graph(seen, host).nodes} for seen in (before, after)]
     edited = {edit.path for edit in draft.plan.edits if edit.action != "insert"}
     sides = (
         _Side("before", before, host, names[1], edited, _GONE),
         _Side("after", after, host, names[0], edited, _NEW),
     )
-    return _HEAD + "\n".join(_clusters(sides, host or type(after.twin).__name__)) + "\n}\n"
+    titled = [(side, f"{host or type(after.twin).__name__}, {side.name}") for side in sides]
+    if across:  # graphviz stacks them from below
+        titled.reverse()
+    return _HEAD.replace("{direction}", "LR" if across else "TB") + "\n".join(_clusters(titled)) + "\n}\n"
 
 
-def _clusters(sides: Iterable[_Side], host: str) -> Iterator[str]:
-    for side in sides:
-        title = json.dumps(f"{host}, {side.name}")
-        yield f'  subgraph "cluster {side.name}" {{ label={title}; color="#d0d7de"; margin=18;'
+def _clusters(sides: Iterable[tuple[_Side, str]]) -> Iterator[str]:
+    for side, title in sides:
+        yield f'  subgraph "cluster {side.name}" {{ label={json.dumps(title)}; color="#d0d7de"; margin=18;'
         yield from (f"    {line}" for line in side.lines())
         yield "  }"
 

@@ -42,7 +42,10 @@ def register(
     Args:
         name: letters, digits and _; no name that timm has. A name registered here may be registered anew.
         base: an architecture of timm.
-        recipe, stages, module, options: as ``apply`` takes them.
+        recipe: as ``apply`` takes it.
+        stages: likewise.
+        module: likewise.
+        **options: likewise.
 
     Raises:
         InputError: the name is taken or none, timm has no such base, or the recipe has a mistake.

@@ -58,13 +58,14 @@ def search(
     the ranking is judged and not believed.
 
     Args:
-        model, input_size, model_args, pretrained: as in :func:`sesurgery.compare`.
+        model: as in :func:`sesurgery.compare`, like ``input_size``, ``model_args`` and ``pretrained``.
         recipe: whose sites, and with what layer; of one rule that inserts.
         budget: ``"params=+2%,macs=+1%"``.
         train: ``"train.py:run"``, or ``run(model, trial)``, which trains and gives a number.
         validate: ``validate(model, trial)`` gives how good a model is; left out, the ``validate`` of the same file.
         folder: where the results of the check are kept.
-        module, options: another layer, and its options.
+        module: another layer.
+        options: of the layer.
         seeds: trainings of each candidate of the check; 0 leaves it out.
         repeats: validations of each setting, with ``trial.seed`` 0, 1, …; their spread is the noise.
         subsets: random subsets in the check.
