@@ -42,8 +42,10 @@ class Regions:
         return self._steps.get(step) if isinstance(step, Step) else None
 
     def of_module(self, frame: Frame | None) -> str | None:
-        """The region of a module: that of the last step of its call."""
-        return None if frame is None else next((self._steps[step] for step in self._whole.within(frame)), None)
+        """The region of a module: that of the last step of its call that somebody reads."""
+        steps = [] if frame is None else self._whole.within(frame)
+        read = [step for step in steps if step.users or step in self._whole.outputs]
+        return next((self._steps[step] for step in read or steps), None)
 
 
 @dataclass(eq=False)
@@ -72,8 +74,10 @@ def regions_of(survey: Survey, whole: Whole, blocks: Sequence[nn.Module], residu
         residual: those of them that end in a residual sum; what these enlarge inside is their own affair.
     """
     cells = _cells(survey, whole, set(blocks))
-    units = [cell for cell in cells if cell.block is not None and (places(cell.value) or not _is_vector(cell))]
-    units = units or _layers_that_give_maps(cells)
+    called = [cell for cell in cells if cell.block is not None]
+    units = [cell for cell in called if cell.value is not None and (places(cell.value) or not _is_vector(cell))]
+    units = units or _layers_that_give_maps(cells)  # the only block may be a head that returns several things
+    units = units or [cell for cell in called if cell.value is None]
     if not units:
         return Regions(None, dict.fromkeys(blocks, BACKBONE), dict.fromkeys(whole.steps, HEAD), whole)
     larger = {cell for cell in cells if _enlarges(cell, set(residual))}
@@ -113,8 +117,8 @@ def _cells(survey: Survey, whole: Whole, blocks: set[nn.Module]) -> list[_Cell]:
         if call is None:
             cell = _Cell(None, [], step.tensor)
         else:
-            value = call.output if isinstance(call.output, torch.Tensor) else None
-            cell = calls.setdefault(id(call), _Cell(call.module, [], value))
+            given = tensors_in(call.output)
+            cell = calls.setdefault(id(call), _Cell(call.module, [], given[0] if len(given) == 1 else None))
         cell.steps.append(step)
         of[step] = cell
         cells.pop(cell, None)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from pyramids import DeepLab, Detr, FlatUNet, RetinaNet, UNet, WithDecoder, yolov5, yolov8, yolov11, yolov12
-from torch import nn
+from torch import Tensor, nn
 
 import sesurgery
 from sesurgery.anatomy.anatomy import Anatomy, dissect
@@ -75,6 +75,56 @@ def test_regions_of_a_yolo(network: Callable[[], nn.Module], backbone: int) -> N
 def test_regions(network: Callable[[], nn.Module], backbone: list[str], neck: list[str], head: list[str]) -> None:
     expected = dict.fromkeys(backbone, "backbone") | dict.fromkeys(neck, "neck") | dict.fromkeys(head, "head")
     assert regions(network(), *expected) == expected
+
+
+class Encoder(nn.Module):
+    """Returns its input with its maps, as encoders for segmentation do."""
+
+    def __init__(self, unet: UNet) -> None:
+        super().__init__()
+        self.inc, self.down1, self.down2 = unet.inc, unet.down1, unet.down2
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        one = self.inc(x)
+        two = self.down1(one)
+        return [x, one, two, self.down2(two)]
+
+
+class Segmenter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        unet = UNet()
+        self.encoder, self.up1, self.up2, self.outc = Encoder(unet), unet.up1, unet.up2, unet.outc
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, one, two, three = self.encoder(x)
+        return self.outc(self.up2(self.up1(three, two), one))
+
+
+def test_an_encoder_that_returns_its_input_is_the_backbone() -> None:
+    expected = {"encoder": "backbone", "encoder.down2": "backbone", "up2": "neck", "outc": "head"}
+    assert regions(Segmenter(), *expected) == expected
+
+
+class TwoThings(nn.Module):
+    """A head that returns two things: the only block of a network of plain layers."""
+
+    def __init__(self, wide: int, maps: bool) -> None:
+        super().__init__()
+        self.conv, self.fc, self.maps = nn.Conv2d(wide, 8, 1), nn.Linear(8, 4), maps
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.conv(x)
+        logits = self.fc(y.mean((2, 3)))
+        return (y, logits) if self.maps else (logits.softmax(1), logits)
+
+
+@pytest.mark.parametrize("maps", [True, False])
+def test_a_head_that_returns_two_things_is_not_the_end_of_the_backbone(maps: bool) -> None:
+    plain = [layer for wide in (3, 8, 8) for layer in (nn.Conv2d(wide, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())]
+    plan = sesurgery.plan(nn.Sequential(*plain, TwoThings(8, maps)).eval(), "backbone-end", input_size=SIZE)
+    assert [edit.change.layer.shape[2:] for edit in plan.edits] == [(8, 8)]
+    assert not plan.edits[0].path.startswith("9.")
 
 
 def test_stages_are_counted_in_each_region() -> None:

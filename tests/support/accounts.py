@@ -59,7 +59,7 @@ class Account:
         """Those that are neither edited nor listed; ``reported`` are the paths that are, by kind."""
         lines = []
         for kind, paths in reported.items():
-            lines += [f"{kind} {path}" for path in self._layers(kind) if path not in paths]
+            lines += [f"{kind} {path}" for path in self._layers(kind) if not _inside(path, paths)]
             inside = Counter(path if path in self.functions[kind] else path.rpartition(".")[0] for path in paths)
             lines += [
                 f"{kind} in the code of {host or 'the model'}: {count}, reported {inside[host]}"
