@@ -14,6 +14,7 @@ from torch import nn
 
 from sesurgery.anatomy.stages import resolution
 from sesurgery.anatomy.whole import Step, Whole, enlarges, is_same_batch, places
+from sesurgery.recording.channel_axes import is_activation
 from sesurgery.recording.compat import AdaptiveAvgPool, AdaptiveMaxPool
 from sesurgery.recording.nested import tensors_in
 from sesurgery.recording.recorder import Frame
@@ -177,7 +178,9 @@ def _wrapped(whole: Whole, cells: list[_Cell], end: _Cell, behind: set[_Cell]) -
     for frame in whole.around(end.steps[-1]):
         members = set(whole.within(frame))
         value = frame.output
-        if isinstance(value, torch.Tensor) and resolution(value) == _depth(end) and not members & strange:
+        one = isinstance(value, torch.Tensor) and resolution(value) == _depth(end)
+        sizes = {places(each) for each in tensors_in(value)}  # of the maps of all stages
+        if not members & strange and (one or (len(sizes) > 1 and min(sizes) == _depth(end))):
             return [cell for cell in cells if members & set(cell.steps)]
     return [end]
 
@@ -187,6 +190,8 @@ def _encoder(
 ) -> tuple[_Cell, list[_Cell], set[_Cell]]:
     """The unit where the encoder ends, the units of the encoder, and the cells behind it."""
     units = [unit for unit in units if unit.value is None or survey.batch in (None, unit.value.shape[0])] or units
+    queries = _queries(survey, units)
+    units = [unit for unit in units if unit not in queries] or units
     deepest = min((size for unit in units if (size := places(unit.value))), default=0)
     first = next((cell for cell in cells if places(cell.value) == deepest), None)
     # What a parallel encoder (HRNet) enlarges on the way down is a part of it.
@@ -205,7 +210,29 @@ def _encoder(
     if maps and min(map(_depth, maps)) <= min(map(_depth, encoder)):
         encoder = maps
     depth = min(map(_depth, encoder))
-    return [unit for unit in encoder if _depth(unit) == depth][-1], encoder, behind
+    deep = [unit for unit in encoder if _depth(unit) == depth]
+    # Where ways part at that depth (a lateral layer, a head), it ends before.
+    related = {unit: _upstream([unit]) | _downstream([unit]) for unit in deep}
+    common = [unit for unit in deep if related[unit].issuperset(deep)]
+    return (common or deep)[-1], encoder, behind
+
+
+def _queries(survey: Survey, units: list[_Cell]) -> set[_Cell]:
+    """The blocks of a decoder whose tokens are no places of the input: learned queries that look at it (DETR)."""
+    queries: set[_Cell] = set()
+    for unit in units:
+        frame = None if unit.block is None else survey.frame(unit.block)
+        if frame is None or unit.value is None or places(unit.value):
+            continue
+        alike = [tensor for tensor in tensors_in((frame.args, frame.kwargs)) if tensor.shape == unit.value.shape]
+        before = [source for source in unit.sources if _same_shape(source, unit)]
+        if (alike and not any(map(is_activation, alike))) or (before and queries.issuperset(before)):
+            queries.add(unit)
+    return queries
+
+
+def _same_shape(one: _Cell, two: _Cell) -> bool:
+    return one.value is not None and two.value is not None and one.value.shape == two.value.shape
 
 
 def _depth(cell: _Cell) -> int:

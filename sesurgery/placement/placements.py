@@ -282,7 +282,8 @@ def end_of_backbone(anatomy: Anatomy, at: At) -> Found:
 
 def _at_step(anatomy: Anatomy, step: Step) -> Site | Skip:
     """The site at a step of the model: behind the layer that it calls, or in the forward of its host."""
-    if step.layer is not None:
+    calls = anatomy.survey.probe.calls
+    if step.layer is not None and calls.get(step.layer, 0) <= 1:
         site = output_site(anatomy, step.layer)
         return site if isinstance(site, Skip) else replace(site, value=_merged(anatomy, site.host, site.value))
     host = step.frame.module

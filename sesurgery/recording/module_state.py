@@ -52,6 +52,9 @@ class Attributes:
             for name in attributes.keys() - _HOOKS
             if isinstance(box := attributes[name], _BOXES)
         ]
+        # A forward may put hooks on its own parts (transformers does, to collect hidden states).
+        tables = (attributes.get(name) for _, attributes in self._held for name in FORWARD_HOOKS[:2])
+        self._hooks = [(table, dict(table)) for table in tables if table is not None]
 
     def changes(self) -> Iterator[Change]:
         """What is, or holds, something else now."""
@@ -71,6 +74,8 @@ class Attributes:
             _put_back(module.__dict__, attributes)
         for _, _, box, old in self._boxes:
             _put_back(box, old)
+        for table, old in self._hooks:
+            _put_back(table, old)
 
 
 @contextlib.contextmanager

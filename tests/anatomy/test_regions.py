@@ -127,6 +127,74 @@ def test_a_head_that_returns_two_things_is_not_the_end_of_the_backbone(maps: boo
     assert not plan.edits[0].path.startswith("9.")
 
 
+class Tiny(nn.Module):
+    """Plain layers that share one activation; at the deepest map ways to a head and a neck part (YOLOv3-tiny)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        act = nn.SiLU()
+
+        def layer(wide: int, narrow: int, stride: int = 1) -> nn.Module:
+            return Layer(nn.Conv2d(wide, narrow, 3, stride, 1), act)
+
+        self.one, self.two, self.three = layer(3, 8, 2), layer(8, 16, 2), layer(16, 16)
+        self.deep, self.lateral, self.fused, self.out = layer(16, 8), layer(16, 8), layer(16, 8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        one = self.one(x)
+        three = self.three(self.two(one))
+        up = nn.functional.interpolate(self.lateral(three), scale_factor=2)
+        return self.out(self.deep(three)), self.out(self.fused(torch.cat([up, one], 1)))
+
+
+class Layer(nn.Module):
+    def __init__(self, conv: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.act = conv, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x))
+
+
+class Decoding(nn.Module):
+    """A decoder layer written out: queries look at tokens, in blocks as the encoder has them (DETR)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.mlp = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        x = x + self.attention(x, memory, memory, need_weights=False)[0]
+        return x + self.mlp(x).relu()
+
+
+class QueryDetr(Detr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = Decoding(), nn.ModuleList([Decoding(), Decoding()])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.project(self.body(x)[-1]).flatten(2).transpose(1, 2)
+        tokens = self.encoder(tokens, tokens)
+        out = self.queries[:3].expand(x.shape[0], -1, -1)
+        for layer in self.decoder:
+            out = layer(out, tokens)
+        return self.names(out), self.boxes(out)
+
+
+def test_learned_queries_are_no_deeper_map() -> None:
+    plan = sesurgery.plan(QueryDetr().eval(), "backbone-end", input_size=SIZE)
+    assert [edit.path.startswith("body.layer4.") for edit in plan.edits] == [True]
+    assert regions(QueryDetr(), "decoder.0", "decoder.1") == {"decoder.0": "head", "decoder.1": "head"}
+
+
+def test_where_ways_part_at_the_deepest_map_the_backbone_ends_before() -> None:
+    plan = sesurgery.plan(Tiny().eval(), "backbone-end", input_size=SIZE)
+    assert [edit.path for edit in plan.edits] == ["three.se"]
+    expected = {"three": "backbone", "lateral": "neck", "fused": "neck", "deep": "head", "out": "head"}
+    assert regions(Tiny(), *expected) == expected
+
+
 def test_stages_are_counted_in_each_region() -> None:
     seen = sesurgery.inspect(RetinaNet().eval(), input_size=SIZE)
     counted = [(stage.region, stage.index, stage.height) for stage in seen.stages]

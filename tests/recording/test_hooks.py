@@ -137,3 +137,30 @@ def test_a_table_that_builds_what_it_answers() -> None:
     surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
     assert surgery.plan.edits
     check_same(model, surgery.model, IMAGE)
+
+
+class Collecting(nn.Module):
+    """Puts hooks on its parts in its first forward, and remembers that it did, as transformers does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(Short(), Short())
+        self.decoder = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        collected: list[Tensor] = []
+        if not getattr(self, "installed", False):
+            for part in self.parts:
+                part.register_forward_hook(lambda module, args, output: self.seen.append(output))
+            self.installed = True
+        self.seen = collected
+        self.parts(x)
+        return self.decoder(torch.cat(collected, 1))
+
+
+def test_hooks_that_a_forward_puts_on_its_parts_are_put_once() -> None:
+    model = Collecting().eval()
+    surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
+    assert len(surgery.plan.edits) == 2
+    assert not any(part._forward_hooks for part in model.parts)
+    assert torch.equal(surgery.model(IMAGE), model(IMAGE))
