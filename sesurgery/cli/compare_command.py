@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,6 +114,35 @@ Pruner = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        metavar="NAME",
+        help="grid trains all; tpe and nsga2 choose --trials candidates as results come in.",
+        autocompletion=tab.among("grid", "tpe", "nsga2"),
+        rich_help_panel=TRAINING,
+    ),
+]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        "--trials", metavar="N", min=1, help="How many candidates tpe or nsga2 train.", rich_help_panel=TRAINING
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="MODEL,…",
+        help="Other models beside it, such as a wider one of equal cost.",
+        rich_help_panel=opt.CHANGE,
+    ),
+]
+Latency = Annotated[
+    bool,
+    typer.Option("--latency", help="Measure on this CPU what is within the budget.", rich_help_panel=opt.CHANGE),
+]
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -155,12 +185,16 @@ def compare(
     module: Modules = None,
     settings: Values = None,
     budget: Budget = None,
+    against: Against = None,
+    latency: Latency = False,
     sort: Sort = None,
     train: Train = None,
     seeds: Seeds = 3,
     epochs: Epochs = None,
     aim: Aim = "value",
     pruner: Pruner = None,
+    sampler: Sampler = None,
+    trials: Trials = None,
     storage: Storage = None,
     jobs: Jobs = 1,
     output: Folder = None,
@@ -181,7 +215,11 @@ def compare(
     comparison = _compared(model, recipe, asked, example=example, weights=weights, trust_code=trust_code)
     _show(comparison, as_json, as_csv)
     _write(comparison, output, plot)
-    if not any(row.within for row in comparison):
+    _refuse_none(comparison, budget)
+
+
+def _refuse_none(comparison: Comparison, budget: str | None) -> None:
+    if not comparison.recipes():
         from sesurgery.comparison.rows import nearest
 
         raise NothingMatchedError(nearest(comparison), where="--budget" if budget else None)
@@ -195,7 +233,20 @@ def _compared(model: str, recipe: str, asked: dict[str, Any], **looked: Any) -> 
         from sesurgery.artifact.by_name import subject
 
         body, asked = subject(model, asked, step, **looked)
-        return sesurgery.compare(body, recipe, **asked, progress=step)
+        with kept(asked):
+            return sesurgery.compare(body, recipe, **asked, progress=step)
+
+
+@contextlib.contextmanager
+def kept(asked: Mapping[str, Any]) -> Iterator[None]:
+    """Say what becomes of trainings that ended before Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if asked["train"] is not None:
+            place = asked["storage"] or asked["folder"]
+            typer.echo(f"trainings that ended are kept in {place}: the same command goes on from there", err=True)
+        raise
 
 
 def _asked(given: dict[str, Any]) -> dict[str, Any]:
@@ -203,9 +254,10 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
     name, smaller = parse_aim(given["aim"])
     if given["train"] is not None and given["output"] is None:
         raise InputError("trainings need a folder for their results", where="--train", remedy="give one: -o FOLDER")
-    same = ("stages", "budget", "sort", "train", "seeds", "epochs", "pruner", "storage", "jobs", "pretrained")
+    same = ("stages", "budget", "latency", "sort", "train", "seeds", "epochs", "pruner", "sampler", "trials", "storage")
     return {
-        **{key: given[key] for key in same},
+        **{key: given[key] for key in (*same, "jobs", "pretrained")},
+        "against": given["against"] or (),
         "modules": given["module"],
         "options": _values(given["settings"]),
         "aim": name,

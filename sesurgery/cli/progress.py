@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Step = Callable[[str, int, int], None]
+_PERIOD = 24 * 3600  # seconds that the time left is estimated from: a training may take hours
 
 
 @contextmanager
@@ -19,14 +20,27 @@ def progress() -> Iterator[Step]:
         yield _silent
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(file=sys.stderr)
     columns = (SpinnerColumn("line"), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("loading torch", total=None)
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *times, console=console, transient=True, speed_estimate_period=_PERIOD) as bar:
+        task, latest = bar.add_task("loading torch", total=None), ""
 
         def step(text: str, done: int, total: int) -> None:
+            nonlocal latest
+            if text != latest:  # what another step took says nothing about this one
+                bar.reset(task)
+                latest = text
             bar.update(task, description=text, completed=done, total=total or None)
 
         yield step

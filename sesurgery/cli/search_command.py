@@ -79,7 +79,8 @@ def search(
 
         body, given = subject(model, asked, step, weights=weights, trust_code=trust_code)
         given.pop("example_input", None)
-        selection = sesurgery.search(body, recipe, **given, progress=step)
+        with more.kept(asked):
+            selection = sesurgery.search(body, recipe, **given, progress=step)
     _write(selection, output)
 
 

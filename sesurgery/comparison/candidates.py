@@ -76,22 +76,23 @@ def grid(
     Raises:
         InputError: a name, a selection of stages or an option that will not do.
     """
-    names = [recipes] if isinstance(recipes, (Path, Mapping, Recipe)) else _items(recipes)
+    names = [recipes] if isinstance(recipes, (Path, Mapping, Recipe)) else items(recipes)
     if not names:
         raise InputError("nothing to compare", where="recipes", remedy="name recipes, such as standard,pre,post")
-    values = {key: tuple(_value(key, item) for item in _items(given)) for key, given in (options or {}).items()}
-    for key, items in values.items():
-        if not items:
+    values = {key: tuple(_value(key, item) for item in items(given)) for key, given in (options or {}).items()}
+    for key, tried in values.items():
+        if not tried:
             raise InputError("no value to try", where=key, remedy=f"such as {key}=4,8")
     return Grid(
         recipes=tuple(load_recipe(name) for name in names),
-        stages=tuple(_checked(item) for item in _items(stages)),
-        modules=tuple(catalogue.canonical(str(item)) for item in _items(modules)),
+        stages=tuple(_checked(item) for item in items(stages)),
+        modules=tuple(catalogue.canonical(str(item)) for item in items(modules)),
         options=values,
     )
 
 
-def _items(value: Any) -> list[Any]:
+def items(value: Any) -> list[Any]:
+    """A list, or a text with commas, as a list."""
     if value is None:
         return []
     if isinstance(value, str):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import product
+from statistics import median
 from typing import Any
 
 from torch import nn
 
+from sesurgery.api import resolved
 from sesurgery.comparison.budget import Limit
 from sesurgery.comparison.candidates import OWN, Candidate, Grid
-from sesurgery.comparison.rows import COSTS, Row
+from sesurgery.comparison.rows import COSTS, Comparison, Row
 from sesurgery.edits.driver import Step, plan_step
 from sesurgery.errors import InputError, NothingMatchedError, UnknownNameError
 from sesurgery.models import zoo
@@ -26,6 +28,8 @@ from sesurgery.recipe.recipe import override, to_data
 from sesurgery.recipe.rules import Recipe
 from sesurgery.recipe.selectors import parse_stages
 from sesurgery.tracing.trace import LOCK
+
+_SECONDS = 2.0  # of a measurement of latency
 
 
 @dataclass
@@ -144,7 +148,7 @@ def costed(costing: Costing, grid: Grid, limits: tuple[Limit, ...], report: Prog
         else:
             rows[key] = replace(row, over=excess(row, control, limits))
     _check_options(grid)
-    return control, pareto(list(rows.values()))
+    return control, list(rows.values())
 
 
 def _check_options(grid: Grid) -> None:
@@ -164,6 +168,39 @@ def _unknown(recipe: Recipe, module: str | None, key: str, value: Any) -> Unknow
     except InputError:
         pass
     return None
+
+
+def rival(reference: str, example: Any, size: Any) -> Row:
+    """Another model, as it is."""
+    body, spec = resolved(reference, None, "meta")
+    key = hashlib.sha256(f"model {reference}".encode()).hexdigest()[:16]
+    cost = rehearse(body, spec, example, size).cost()
+    return Row(reference, cost=cost, fingerprint=key, other=reference)
+
+
+def timed(
+    comparison: Comparison, source: Callable[[str, int], nn.Module], limits: tuple[Limit, ...], report: Progress | None
+) -> Comparison:
+    """The comparison with the latency of what is within the budget, and what is over the budget by it."""
+    from sesurgery.timing.latency import latency
+
+    keys = list(comparison.recipes())
+    results = {}
+    for number, key in enumerate(keys):
+        if report is not None:
+            report("measuring latency", number, len(keys))
+        results[key] = latency(source(key, 0), seconds=_SECONDS)
+    if not results:
+        return comparison
+    control = replace(comparison.control, latency=median(result.before for result in results.values()))
+    assert control.latency is not None
+    rows: list[Row] = []
+    for row in comparison:
+        if row.fingerprint in results:
+            row = replace(row, latency=results[row.fingerprint].ratio * control.latency)
+            row = replace(row, over=excess(row, control, limits))
+        rows.append(row)
+    return replace(comparison, control=control, rows=tuple(rows))
 
 
 def excess(row: Row, control: Row, limits: Iterable[Limit]) -> dict[str, float]:

@@ -52,6 +52,7 @@ class Row:
         fingerprint: digest of the edits; equal candidates have the same.
         evidence: what training said, where it was trained.
         latency: seconds of a forward pass, where it was measured.
+        other: the reference of another model, which is compared as it is.
         recipe_data: the whole candidate as an ordinary recipe; ``sesurgery.apply`` takes it.
     """
 
@@ -69,12 +70,18 @@ class Row:
     fingerprint: str = ""
     evidence: Evidence | None = None
     latency: float | None = None
+    other: str = ""
     recipe_data: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def within(self) -> bool:
         """Whether it can be done and is within every budget."""
         return self.cost is not None and not self.over
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing was done to it: the unmodified model, and others that it is compared with."""
+        return not self.recipe_data
 
     def measure(self, name: str) -> float:
         """``params``, ``macs``, ``flops``, ``activation_bytes``, ``weight_bytes`` or ``latency``."""
@@ -110,7 +117,9 @@ class Comparison(Sequence[Row]):
     def best(self) -> Row | None:
         """The candidate within the budget with the largest gain; None where nothing was trained."""
         trained = [
-            row for row in self.rows if row.within and row.evidence is not None and row.evidence.gain is not None
+            row
+            for row in self.rows
+            if row.within and not row.other and row.evidence is not None and row.evidence.gain is not None
         ]
         return max(
             trained, key=lambda row: row.evidence.gain if row.evidence and row.evidence.gain else 0.0, default=None
@@ -118,7 +127,7 @@ class Comparison(Sequence[Row]):
 
     def recipes(self) -> dict[str, Mapping[str, Any]]:
         """The recipes of what is within the budget, by fingerprint."""
-        return {row.fingerprint: row.recipe_data for row in self.rows if row.within}
+        return {row.fingerprint: row.recipe_data for row in self.rows if row.within and not row.other}
 
     def records(self) -> list[dict[str, Any]]:
         """A flat mapping for each row, the unmodified model first; the same keys in all."""

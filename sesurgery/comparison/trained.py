@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,14 @@ from sesurgery.errors import InputError, NothingMatchedError
 from sesurgery.planning.planner import Progress
 from sesurgery.trials.models import Source
 from sesurgery.trials.queue import Ended, Job
-from sesurgery.trials.training import Run
+from sesurgery.trials.samplers import Sampling
+from sesurgery.trials.training import Training
 from sesurgery.trials.workers import Work, run_all
 
 
-@dataclass(frozen=True)
-class Training:
-    """How candidates are trained; the fields are arguments of :func:`sesurgery.compare`."""
-
-    train: str | Run
-    seeds: int | Sequence[int]
-    epochs: int | None
-    aim: str
-    smaller: bool
-    pruner: str | None
-    folder: str | Path | None
-    storage: str | None
-    jobs: int
-
-
-def trained(comparison: Comparison, source: Source, training: Training, progress: Progress | None) -> Comparison:
+def trained(
+    comparison: Comparison, source: Source, training: Training, sampling: Sampling, progress: Progress | None
+) -> Comparison:
     """The comparison with what training says.
 
     Raises:
@@ -41,9 +29,9 @@ def trained(comparison: Comparison, source: Source, training: Training, progress
         InputError: bad input, or a training that failed.
     """
     rows = [row for row in comparison if row.within]
-    if not rows:
+    if not comparison.recipes():
         raise NothingMatchedError(nearest(comparison), where="budget")
-    work = _work(comparison.control, rows, source, training)
+    work = _work(comparison.control, rows, source, training, sampling)
 
     def report(done: int, total: int) -> None:
         if progress is not None:
@@ -55,23 +43,25 @@ def trained(comparison: Comparison, source: Source, training: Training, progress
     return replace(comparison, control=control, rows=tuple(pareto(judged)), aim=training.aim)
 
 
-def _work(control: Row, rows: Sequence[Row], source: Source, training: Training) -> Work:
+def _work(control: Row, rows: Sequence[Row], source: Source, training: Training, sampling: Sampling) -> Work:
     if training.folder is None:
         raise InputError("trainings need a folder for their results", where="folder", remedy="give one; it may be new")
     if training.jobs < 1:
         raise InputError(f"{training.jobs} workers are none", where="jobs", remedy="give 1 or more")
+    assert training.train is not None
     question = f"{source.digest()} {training.train if isinstance(training.train, str) else training.train.__qualname__}"
     seeds = seeds_of(training.seeds)
-    columns = [_params(row) for row in (control, *rows)]
+    options = list(dict.fromkeys(key for row in rows for key in row.options))
+    columns = [_params(row, options) for row in (control, *rows)]
     choices = {key: list(dict.fromkeys(column[key] for column in columns)) for key in columns[0]}
     return Work(
         build=source,
         jobs=tuple(
-            Job(row.fingerprint, row.name, params, seed)
+            Job(row.fingerprint, row.name, params, seed, (row.measure("params"), row.measure("macs")), row.plain)
             for seed in seeds
             for row, params in zip((control, *rows), columns, strict=True)
         ),
-        question=f"{question} {training.epochs} {training.aim}",
+        question=f"{question} {training.epochs} {training.aim}" + " of several aims" * sampling.several,
         choices=choices,
         train=training.train,
         aim=training.aim,
@@ -80,6 +70,7 @@ def _work(control: Row, rows: Sequence[Row], source: Source, training: Training)
         epochs=training.epochs,
         storage=training.storage,
         pruner=training.pruner,
+        sampling=sampling,
     )
 
 
@@ -91,10 +82,11 @@ def seeds_of(seeds: int | Sequence[int]) -> list[int]:
     return chosen
 
 
-def _params(row: Row) -> dict[str, Any]:
+def _params(row: Row, options: Sequence[str]) -> dict[str, Any]:
     """The coordinates of a row in the grid; Optuna takes plain values."""
-    options = " ".join(f"{key}={value}" for key, value in row.options.items())
-    return {"recipe": row.recipe, "stages": row.stages, "module": row.module or "", "options": options}
+    values = {key: row.options.get(key, "") for key in options}
+    plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in values.items()}
+    return {"recipe": row.other or row.recipe, "stages": row.stages, "module": row.module or "", **plain}
 
 
 def _evidence(ended: Sequence[Ended], row: Row, control: Row, training: Training) -> Row:

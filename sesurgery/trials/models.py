@@ -25,6 +25,7 @@ class Source:
         recipes: by the fingerprint of the candidate.
         seen_with: the ``example_input`` or ``input_size`` that the candidates were costed with: on another size a
             recipe may find other places.
+        others: other models by reference, by a key that is no candidate's.
     """
 
     model: str | nn.Module
@@ -32,10 +33,16 @@ class Source:
     pretrained: bool
     recipes: Mapping[str, Mapping[str, Any]]
     seen_with: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, key: str, seed: int) -> nn.Module:
-        """The model of a candidate, the unmodified one for any other key. Its old weights depend on the seed only."""
+        """The model of a candidate, another one by reference, or the unmodified one for any other key.
+
+        Its old weights depend on the seed only.
+        """
         seeded(seed)
+        if key in self.others:
+            return zoo.create(zoo.resolve(self.others[key]), device="cpu", pretrained=self.pretrained)
         if isinstance(self.model, nn.Module):
             model = copy.deepcopy(self.model)
         else:
@@ -50,5 +57,11 @@ class Source:
         if isinstance(self.model, nn.Module):
             sizes = [(name, list(value.shape)) for name, value in self.model.named_parameters()]
             shapes = [type(self.model).__qualname__, sizes]
-        data = [shapes, sorted(self.model_args.items()), self.pretrained, sorted(self.recipes)]
+        data = [
+            shapes,
+            sorted(self.model_args.items()),
+            self.pretrained,
+            sorted(self.recipes),
+            sorted(self.others.values()),
+        ]
         return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()

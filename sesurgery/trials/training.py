@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ class Trial:
     Attributes:
         seed: the seed of this training; Python's, NumPy's and torch's random states are set to it before the call.
         epochs: how many the user asked for; None where they did not.
-        params: what is trained: recipe, stages, module and options; empty for the unmodified model.
+        params: what is trained: ``recipe``, ``stages``, ``module`` and each option; empty for the unmodified model.
     """
 
     seed: int
@@ -46,6 +47,39 @@ class Stopped(Exception):
 
 
 Run = Callable[[nn.Module, Trial], Any]
+
+
+class TrainingOptions(TypedDict, total=False):
+    """How candidates are trained, as keyword arguments; :func:`sesurgery.compare` says what they mean."""
+
+    train: str | Run | None
+    seeds: int | Sequence[int]
+    epochs: int | None
+    aim: str
+    smaller: bool
+    pruner: str | None
+    sampler: str | None
+    trials: int | None
+    folder: str | Path | None
+    storage: str | None
+    jobs: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """The same with what holds where nothing is said."""
+
+    train: str | Run | None = None
+    seeds: int | Sequence[int] = 3
+    epochs: int | None = None
+    aim: str = "value"
+    smaller: bool = False
+    pruner: str | None = None
+    sampler: str | None = None
+    trials: int | None = None
+    folder: str | Path | None = None
+    storage: str | None = None
+    jobs: int = 1
 
 
 def training_function(reference: str | Run) -> Run:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from torch import nn
 
 from sesurgery.errors import InputError
 from sesurgery.trials.queue import Ended, Job, Queue
+from sesurgery.trials.samplers import EVERY, Sampling, pruner
 from sesurgery.trials.training import Run, Stopped, Trial, results, training_function
 
 Build = Callable[[str, int], nn.Module]
@@ -45,19 +45,21 @@ class Work:
     epochs: int | None = None
     storage: str | None = None
     pruner: str | None = None
+    sampling: Sampling = EVERY
 
     def queue(self) -> Queue:
         """The study. Raises ``InputError`` where the storage will not do."""
-        return Queue(self.folder, self.storage, self.question, self.choices, self.smaller, _pruner(self.pruner))
+        stops = pruner(self.pruner)
+        return Queue(self.folder, self.storage, self.question, self.choices, self.smaller, stops, self.sampling)
 
-
-def _pruner(name: str | None) -> optuna.pruners.BasePruner | None:
-    kinds = {"median": optuna.pruners.MedianPruner, "hyperband": optuna.pruners.HyperbandPruner}
-    if name in (None, "none"):
-        return None
-    if name not in kinds:
-        raise InputError(f'unknown pruner "{name}"', remedy="none, median or hyperband")
-    return kinds[name]()
+    @property
+    def total(self) -> int:
+        """How many jobs will have ended."""
+        if self.sampling.most is None:
+            return len(self.jobs)
+        always = {job.key for job in self.jobs if job.always}
+        most = min(self.sampling.most, len({job.key for job in self.jobs} - always))
+        return len({job.seed for job in self.jobs}) * (len(always) + most)
 
 
 def run_all(work: Work, workers: int, report: Callable[[int, int], None]) -> list[Ended]:
@@ -84,16 +86,17 @@ def _work(queue: Queue, work: Work, report: Callable[[int, int], None]) -> None:
     run = training_function(work.train)
     while True:
         done = queue.done(work.jobs)
-        report(done, len(work.jobs))
-        if done == len(work.jobs):
+        report(done, work.total)
+        if done == work.total:
             return
         claimed = queue.claim(work.jobs)
         if claimed is None:  # the rest runs elsewhere; whoever runs it may die
             time.sleep(_POLL)
             continue
         trial, job = claimed
-        unmodified = job.name == "unmodified"
-        told = Trial(job.seed, work.epochs, {} if unmodified else job.params, None if unmodified else trial)
+        params = job.params if any(job.params.values()) else {}
+        stoppable = not (job.always or work.sampling.several)
+        told = Trial(job.seed, work.epochs, params, trial if stoppable else None)
         try:
             queue.end(trial, results(run, work.build(job.key, job.seed), told, work.aim), work.aim)
         except Stopped:
@@ -111,7 +114,7 @@ def _supervise(queue: Queue, work: Work, workers: int, report: Callable[[int, in
         for process in processes:
             process.start()
         while any(process.is_alive() for process in processes):
-            report(queue.done(work.jobs), len(work.jobs))
+            report(queue.done(work.jobs), work.total)
             if (error := queue.error_since(start)) is not None:
                 raise InputError(error)
             time.sleep(_POLL)
@@ -119,7 +122,7 @@ def _supervise(queue: Queue, work: Work, workers: int, report: Callable[[int, in
         for process in processes:
             process.terminate()
     error = queue.error_since(start)
-    if error is not None or queue.done(work.jobs) < len(work.jobs):
+    if error is not None or queue.done(work.jobs) < work.total:
         raise InputError(error or "every worker died", remedy="the same command goes on where this one stopped")
 
 

@@ -15,6 +15,7 @@ from networks import Residual
 from torch import nn
 
 import sesurgery
+from sesurgery.comparison import costing
 
 
 class Net(nn.Module):
@@ -108,6 +109,27 @@ def test_a_bad_training_is_one_message_and_the_rest_is_kept(tmp_path: Path, resu
     assert count == -100 + 4, "two of six had ended"
 
 
+def test_what_ended_before_ctrl_c_is_kept(tmp_path: Path) -> None:
+    SEEN.clear()
+
+    def stopped(model: nn.Module, trial: object) -> dict[str, float]:
+        if len(SEEN) == 4:
+            raise KeyboardInterrupt
+        return run(model, trial)
+
+    with pytest.raises(KeyboardInterrupt):
+        compared(tmp_path, stopped)
+    SEEN.append((0, 0.0, 0.0, {}))
+    compared(tmp_path, stopped)
+    assert len(SEEN) == 7, "four, the mark of this test, and the two that were left"
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(sesurgery.InputError, match="no folder can be made there"):
+        compared(tmp_path / "file")
+
+
 def test_a_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     compared(tmp_path)
     with pytest.raises(sesurgery.InputError, match="something else"):
@@ -132,6 +154,79 @@ def test_pruned_trainings_are_counted(tmp_path: Path) -> None:
     rows = compared(tmp_path, slow, seeds=6, pruner="median", aim="value")
     assert any("stopped early" in row.evidence.verdict for row in rows)
     assert len(rows.control.evidence.values) == 6
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_sampler_trains_as_many_candidates_as_it_may(tmp_path: Path, sampler: str) -> None:
+    SEEN.clear()
+    asked = {"recipes": "standard,pre,post", "modules": "se,eca", "sampler": sampler, "trials": 3}
+    rows = compared(tmp_path, **asked)
+    assert len(rows) == 6
+    judged = [row for row in rows if row.evidence is not None]
+    assert [len(row.evidence.values) for row in (rows.control, *judged)] == [2, 2, 2, 2]
+    assert len(SEEN) == 8
+    assert rows.best() in judged
+    assert compared(tmp_path, **asked) == rows
+    compared(tmp_path, **{**asked, "trials": 9})  # all of six
+    assert len(SEEN) == 14
+
+
+def test_a_sampler_goes_where_values_are_good(tmp_path: Path) -> None:
+    """Of 48 candidates those with much reduction are good; a sampler that saw 24 has trained more of them."""
+    options = {"reduction": [1, 2, 4, 8], "rd_divisor": [1], "act": ["relu", "silu", "gelu"]}
+    asked = {"recipes": "standard,pre,post,identity", "options": options, "seeds": 1, "aim": "value"}
+
+    def good(model: nn.Module, trial: object) -> float:
+        return float(trial.params.get("reduction") == 8)
+
+    rows = compared(tmp_path, good, sampler="tpe", trials=24, **asked)
+    values = [row.evidence.mean for row in rows if row.evidence is not None]
+    assert len(values) == 24
+    assert sum(values) >= 9, "of 12; chance would find 6"
+
+
+def test_another_model_may_stand_beside_the_candidates(tmp_path: Path, write_net) -> None:
+    SEEN.clear()
+    reference = f"{write_net()}:net"
+    rows = sesurgery.compare(
+        reference, "standard", against=f"{reference},resnet18", input_size="3,32,32", budget="params=+200%"
+    )
+    other = next(row for row in rows if row.name == "resnet18")
+    assert other.cost == sesurgery.inspect("resnet18", input_size="3,32,32").cost
+    assert not other.over
+    (tmp_path / "train.py").write_text(
+        "def run(model, trial):\n    return sum(p.numel() for p in model.parameters())\n"
+    )
+    asked = {"against": "resnet18", "train": f"{tmp_path}/train.py:run", "folder": tmp_path / "out", "seeds": 1}
+    rows = sesurgery.compare(reference, "standard", input_size="3,32,32", **asked)
+    other = next(row for row in rows if row.name == "resnet18")
+    assert other.evidence.mean == other.cost.params
+    assert rows.best().recipe == "standard", "what is no recipe cannot win"
+
+
+def test_latency_is_measured_and_may_be_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costing, "_SECONDS", 0.01)
+    rows = sesurgery.compare(Net(), "standard,pre", input_size="3,16,16", budget="latency=-90%,params=+50%")
+    assert rows.control.latency > 0
+    assert all(row.latency > 0 and row.over["latency"] > 0 for row in rows)
+    assert "latency" in str(rows)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"sampler": "random"}, 'unknown sampler "random"'),
+        ({"sampler": "tpe"}, "how many candidates"),
+        ({"trials": 3}, "a grid trains all"),
+        ({"sampler": "nsga2", "trials": 3, "pruner": "median"}, "single aim"),
+        ({"pruner": "best"}, 'unknown pruner "best"'),
+        ({"against": "resnet999"}, "resnet999"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said(tmp_path: Path, asked: dict[str, object], words: str) -> None:
+    with pytest.raises(sesurgery.InputError) as error:
+        compared(tmp_path, **asked)
+    assert words in str(error.value)
 
 
 TRAIN = """
