@@ -27,9 +27,9 @@ from sesurgery.planning.recipe_costs import recipe_costs
 from sesurgery.plans import Cost, Inspection, Plan
 from sesurgery.recipe.recipe import load_recipe, override
 from sesurgery.recipe.rules import Recipe
-from sesurgery.recording.meta_copy import own_functions
 from sesurgery.recording.nested import sample_shapes
 from sesurgery.recording.recorder import has_own_forward
+from sesurgery.tracing.meta_copy import own_functions
 from sesurgery.words.text import listed, reason
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe

@@ -185,7 +185,7 @@ class Flow:
 
 def own_weights(module: nn.Module) -> list[nn.Parameter]:
     """Parameters held by the module itself."""
-    return [parameter for parameter in module.parameters(recurse=False) if parameter is not None]
+    return [parameter for parameter in module._parameters.values() if parameter is not None]
 
 
 def weight_layers(node: Node, child: Callable[[str], nn.Module]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,7 +35,30 @@ def drafted(
 ) -> Draft:
     """A recipe planned on a model, or a plan made concrete on it; the model stays as it is."""
     refuse_operation(model)
-    report = progress or _silent
+    with _uncollected():
+        return _drafted(model, spec, wanted, example_input, input_size, progress or _silent)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage meanwhile: nearly all of the many small objects of a plan live as long as it is made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _drafted(
+    model: nn.Module,
+    spec: zoo.ModelSpec | None,
+    wanted: Recipe | Plan,
+    example_input: Any,
+    input_size: Sequence[int] | str | None,
+    report: Progress,
+) -> Draft:
     report("looking at the model", 0, 2 if isinstance(wanted, Plan) else len(wanted.rules) + 2)
     try:
         rehearsal = rehearse(model, spec, example_input, input_size)

@@ -15,8 +15,9 @@ from sesurgery.edits.driver import Step
 from sesurgery.operating.actions import Action
 from sesurgery.operating.perform import perform
 from sesurgery.plans import Cost, Diff, Edit
-from sesurgery.recording.meta_copy import twin_of
 from sesurgery.recording.recorder import count
+from sesurgery.tracing.meta_copy import twin_of
+from sesurgery.tracing.same_structure import Structures
 from sesurgery.tracing.survey import Survey, survey
 from sesurgery.tracing.trace import LOCK
 
@@ -103,7 +104,8 @@ def cost_with(survey: Survey, actions: Sequence[Action]) -> Cost:
 
 def counted(body: nn.Module, args: tuple[Any, ...]) -> Cost:
     """The cost of a private copy. Tensors that its forward makes may have to lie where the input does."""
-    for device, gradients in ((False, True), (True, True)):
-        with contextlib.suppress(Exception):
-            return count(body, args, device=device, gradients=gradients)
+    with contextlib.suppress(Exception):
+        return count(body, args, device=False, structure=Structures(body).of)
+    with contextlib.suppress(Exception):
+        return count(body, args)
     return count(body, args, gradients=False)

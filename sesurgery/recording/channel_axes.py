@@ -108,7 +108,8 @@ def assume_samples(tensor: torch.Tensor) -> None:
 def labels(tensor: torch.Tensor) -> tuple[Any, ...]:
     """All that a tensor is labelled with, to be compared."""
     axes, samples = _axes(tensor), _samples(tensor)
-    return axes, type(axes) is Assumed, is_activation(tensor), None if samples is None else samples.key
+    batch = None if samples is None else samples.key
+    return axes, type(axes) is Assumed, is_activation(tensor), batch, getattr(tensor, _FOLDED, None)
 
 
 def is_activation(tensor: object) -> bool:
@@ -129,6 +130,8 @@ def copy_labels(source: torch.Tensor, target: torch.Tensor) -> None:
         setattr(target, _SAMPLES, samples)
     if is_activation(source):
         mark_activation(target)
+    if hasattr(source, _FOLDED):
+        setattr(target, _FOLDED, getattr(source, _FOLDED))
 
 
 def propagate(name: str, args: tuple[Any, ...], output: Any) -> None:

@@ -9,8 +9,9 @@ Activation bytes are what autograd keeps: the pass runs with gradients, and torc
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +97,12 @@ class Tally:
         self.uncounted: Counter[str] = Counter()
         self.kept = 0
 
+    def add(self, other: Tally) -> None:
+        """Count what another one counted as well."""
+        self.items.update(other.items)
+        self.uncounted.update(other.uncounted)
+        self.kept += other.kept
+
     def share(self, samples: int) -> None:
         """What one of so many samples cost."""
         for counts in (self.items, self.uncounted):
@@ -122,11 +129,31 @@ class CountingMode(TorchDispatchMode):
     def enter(self, module: nn.Module) -> Tally:
         """The code of ``module`` runs now. Returns the tally of the code that ran before, to be put back."""
         before = self.tally
+        self.tally = self.tally_of(module)
+        return before
+
+    def tally_of(self, module: nn.Module) -> Tally:
+        """What the code of ``module`` cost so far."""
         tally = self.tallies.get(module)
         if tally is None:
             tally = self.tallies[module] = Tally()
-        self.tally = tally
-        return before
+        return tally
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[dict[nn.Module | None, Tally]]:
+        """What modules cost meanwhile, counted in tallies of its own, which are added to the others afterwards."""
+        outer, current = self.tallies, self.tally
+        inner: dict[nn.Module | None, Tally] = {}
+        self.tallies = inner
+        since = 0 if self.kept is None else self.kept.mark()
+        try:
+            yield inner
+        finally:
+            if self.kept is not None:
+                self.kept.settle(since)
+            self.tallies, self.tally = outer, current
+            for module, tally in inner.items():
+                outer.setdefault(module, Tally()).add(tally)
 
     def called(self, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """``forward(*args, **kwargs)``, counted for ``module``."""
@@ -207,18 +234,39 @@ class KeptBytes(saved_tensors_hooks):
         super().__init__(self._pack, lambda tensor: tensor)
         self.counting = counting
         self._kept: dict[int, tuple[torch.Tensor, Tally | None]] = {}
+        self._order: list[int] = []
         for weight in (*model.parameters(), *model.buffers()):
-            self._keep(weight, None)
+            self.keep(weight, None)
         self._scaled: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        self._keep(tensor, self.counting.tally)
+        self.keep(tensor, self.counting.tally)
         return tensor
 
-    def _keep(self, tensor: torch.Tensor, tally: Tally | None) -> None:
-        """The tensors stay, so that no other gets their memory, by which they are known."""
-        if tensor.layout == torch.strided:
-            self._kept.setdefault(storage_of(tensor), (tensor, tally))
+    def keep(self, tensor: torch.Tensor, tally: Tally | None) -> None:
+        """The memory of a tensor is kept from now on, at the expense of ``tally``; None where it is counted already.
+
+        The tensors stay, so that no other gets their memory, by which they are known.
+        """
+        if tensor.layout == torch.strided and (memory := storage_of(tensor)) not in self._kept:
+            self._kept[memory] = tensor, tally
+            self._order.append(memory)
+
+    def has(self, tensor: torch.Tensor) -> bool:
+        """Whether the memory of a tensor is kept."""
+        return storage_of(tensor) in self._kept
+
+    def mark(self) -> int:
+        """How much is kept so far, for :meth:`settle`."""
+        return len(self._order)
+
+    def settle(self, since: int) -> None:
+        """Count the bytes of what is kept since a mark."""
+        for memory in self._order[since:]:
+            tensor, tally = self._kept[memory]
+            if tally is not None:
+                tally.kept += tensor.untyped_storage().nbytes()
+                self._kept[memory] = tensor, None
 
     def saw(self, name: str, args: Any, output: Any) -> None:
         """An operation of those that torch writes attention with: scale the queries, scale the keys, softmax."""
@@ -227,18 +275,21 @@ class KeptBytes(saved_tensors_hooks):
                 self._scaled = [*self._scaled[-1:], (output, args[0])]
         elif args[0].is_meta and args[0].ndim == 4 and len(self._scaled) == 2 and not _learns_bias(args[0]):
             for scaled, plain in self._scaled:
-                self._kept[storage_of(scaled)] = scaled, None
-                self._keep(plain, self.counting.tally)
-            self._kept[storage_of(output)] = output, None
+                self._waive(scaled)
+                self.keep(plain, self.counting.tally)
+            self._waive(output)
             self.counting.tally.kept += 4 * output.shape[:-1].numel()  # the log of each row's sum
+
+    def _waive(self, tensor: torch.Tensor) -> None:
+        """What the fused kernels do not keep costs nothing."""
+        self.keep(tensor, None)
+        self._kept[storage_of(tensor)] = tensor, None
 
     def __exit__(self, *raised: object) -> None:
         """Put the bytes into the tallies and let go of all: autograd's graph holds this object, out of gc's sight."""
         super().__exit__(*raised)
-        for tensor, tally in self._kept.values():
-            if tally is not None:
-                tally.kept += tensor.untyped_storage().nbytes()
-        self._kept, self._scaled = {}, []
+        self.settle(0)
+        self._kept, self._order, self._scaled = {}, [], []
         del self.counting
 
 

@@ -60,12 +60,9 @@ def written(value: Any, by: Any) -> Any:
 
 
 class HostGraph:
-    """The graph of one call of a module, as it grows; ``key`` is what the call has in common with others."""
+    """The graph of one call of a module, as it grows."""
 
-    def __init__(
-        self, module: nn.Module, arguments: Iterable[tuple[str, Any]], end: types.CodeType, key: Any = None
-    ) -> None:
-        self.key = key
+    def __init__(self, module: nn.Module, arguments: Iterable[tuple[str, Any]], end: types.CodeType) -> None:
         self.module = module
         self.end = end
         self.graph = Graph()

@@ -21,6 +21,7 @@ from sesurgery.recording.author_places import place_in
 from sesurgery.recording.channel_axes import assume, assume_samples, mark_activation
 from sesurgery.recording.compat import Unnoted, is_wrapped, undispatched
 from sesurgery.recording.costs import CountingMode, KeptBytes
+from sesurgery.recording.equal_calls import EqualCall, EqualCalls
 from sesurgery.recording.module_state import kept, undisturbed
 from sesurgery.recording.nested import batch_of, map_tensors, one_sample, tensors_in
 from sesurgery.recording.operations import (
@@ -55,6 +56,19 @@ class Frame:
     graph: Graph | None = None
     writes: bool = False
 
+    def take_after(self, other: Frame) -> None:
+        """What happened in this call is what happened in ``other``, an equal call of an equal module."""
+        ours = dict(zip(other.module.modules(), self.module.modules(), strict=True))
+        self.graph = other.graph
+        self.children = [_told_of(ours, child) for child in other.children]
+
+
+def _told_of(modules: dict[nn.Module, nn.Module], frame: Frame) -> Frame:
+    """A call and those in it, as the calls of other modules."""
+    children = [_told_of(modules, child) for child in frame.children]
+    module = modules[frame.module]
+    return Frame(module, frame.args, frame.kwargs, frame.output, children, frame.graph, frame.writes)
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -79,7 +93,7 @@ def run(
     *,
     device: bool = True,
     gradients: bool = True,
-    alike: Callable[[Frame], Any] | None = None,
+    structure: Callable[[nn.Module], Any] | None = None,
 ) -> Probe:
     """Run ``model(*args)`` once in eval mode and record every call.
 
@@ -89,10 +103,12 @@ def run(
         device: whether tensors that a forward makes without naming a device lie where the input does; without, they
             lie where torch makes them, which is quicker and seldom matters.
         gradients: whether autograd watches, which tells what a training step keeps.
-        alike: what two calls have in common that do the same (None: nothing). They run, and share a graph.
+        structure: equal for modules that are equal but for their weights (None: for none). Of their calls with equal
+            arguments one runs: the others share its graph.
     """
     counting = CountingMode()
-    recorder = Recorder(counting, True, gradients, alike)
+    equal = None if structure is None else EqualCalls(counting, model.modules(), structure)
+    recorder = Recorder(counting, True, gradients, equal)
     model.eval()
     for leaf in tensors_in(args):
         mark_activation(leaf)
@@ -107,20 +123,38 @@ def run(
     for frame in walk(root):
         frames.setdefault(frame.module, frame)
         calls[frame.module] = calls.get(frame.module, 0) + 1
-    cost = counting.cost(model) if batch_of(args) == 1 else count(model, args, device=device, gradients=gradients)
+    if batch_of(args) == 1:
+        return Probe(root, frames, calls, counting.cost(model))
+    cost = count(model, args, device=device, gradients=gradients, structure=structure)
     return Probe(root, frames, calls, cost)
 
 
-def count(model: nn.Module, args: tuple[Any, ...], *, device: bool = True, gradients: bool = True) -> Cost:
+def count(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    *,
+    device: bool = True,
+    gradients: bool = True,
+    structure: Callable[[nn.Module], Any] | None = None,
+) -> Cost:
     """What ``model(*args)`` costs in eval mode for one of its samples. Arguments as in :func:`run`."""
     samples = batch_of(args)
     if samples > 1:
         with contextlib.suppress(Exception):  # a forward may insist on its number of samples
-            return count(model, one_sample(args), device=device, gradients=gradients)
+            return count(model, one_sample(args), device=device, gradients=gradients, structure=structure)
     counting = CountingMode(labels=False)
     modules = list(model.eval().modules())
+    equal = None if structure is None else EqualCalls(counting, modules, structure)
+
+    def called(module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        call = None if equal is None else equal.find(module, args, kwargs)
+        run = functools.partial(counting.called, module, forward, *args, **kwargs)
+        if equal is None or call is None:
+            return run()
+        return equal.called(call, module, flat_tensors((args, kwargs)), run)
+
     with undisturbed(modules), kept(modules), _watched(model, counting, gradients):
-        _intercept(modules, counting.called)
+        _intercept(modules, called)
         with _on_device(args if device else ()), counting:
             model(*args)
     return counting.cost(model, samples)
@@ -145,11 +179,25 @@ def _watched(model: nn.Module, counting: CountingMode, gradients: bool) -> Itera
             weight.requires_grad_(False)
 
 
+class _Answer:
+    """Stands in the place of a module's forward, to which it is like in all but what a call of it does."""
+
+    __slots__ = ("__wrapped__", "called", "module")
+
+    def __init__(self, called: Callable[..., Any], module: nn.Module, forward: Callable[..., Any]) -> None:
+        self.called, self.module, self.__wrapped__ = called, module, forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.called(self.module, self.__wrapped__, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+
 def _intercept(modules: Iterable[nn.Module], called: Callable[..., Any]) -> None:
     """Each module answers calls by ``called(module, forward, *args, **kwargs)``, until its attributes are put back."""
     for module in modules:
-        forward = module.forward
-        module.__dict__["forward"] = functools.update_wrapper(functools.partial(called, module, forward), forward)
+        module.__dict__["forward"] = _Answer(called, module, module.forward)
 
 
 def record_call(module: nn.Module, frame: Frame, gradients: bool = False) -> Frame:
@@ -209,7 +257,7 @@ class Recorder:
         counting: CountingMode,
         operations: bool,
         gradients: bool,
-        alike: Callable[[Frame], Any] | None = None,
+        equal: EqualCalls | None = None,
     ) -> None:
         self.counting = counting
         self.gradients = gradients
@@ -219,8 +267,7 @@ class Recorder:
         self.mode = OperationsMode(counting.origins) if operations else None
         self.thread = threading.get_ident()
         self.answers: dict[nn.Module, deque[Frame]] = {}
-        self.alike = alike
-        self.known: dict[Any, Graph] = {}
+        self.equal = equal
 
     def record(
         self,
@@ -247,12 +294,12 @@ class Recorder:
             inputs = flat_tensors((args, kwargs))
             versions = [version_of(tensor) for tensor in inputs]
             given = _as_given(args, kwargs)
-            samples = any(map(is_wrapped, inputs))
-            known = self._answer(frame, samples)
-            self._push(frame, forward if known is None else None, args, kwargs, samples)
+            run, equal = self._run(frame, forward, args, kwargs, inputs)
+            runs = run is forward or (equal is not None and not equal.ran)
+            self._push(frame, forward if runs else None, args, kwargs)
             tally = self.counting.enter(module)
         try:
-            output = forward(*args, **kwargs) if known is None else _again(known.output)
+            output = run(*args, **kwargs)
         except BaseException:
             self._pop()
             raise  # the caller may catch it and go another way: then the call is no part of what it does
@@ -263,13 +310,10 @@ class Recorder:
         frame.writes = bool(changed)
         if not changed:
             output = _renamed(output, inputs)
-        graph = self._pop()
+        self._close(frame, output, None if runs else equal)
         with Unnoted():
-            if graph is not None:
-                graph.close(output, self.counting.origins)
-                if graph.key is not None:
-                    self.known[graph.key] = graph.graph
-            frame.output = light(output)
+            if runs and equal is not None and equal.ran:
+                equal.frame = frame
             if caller is not None:
                 self._note(caller, frame, given, output, changed)
         if self.frames:
@@ -278,14 +322,35 @@ class Recorder:
             self.root = frame
         return output
 
-    def _push(self, frame: Frame, forward: Callable[..., Any] | None, args: Any, kwargs: Any, samples: bool) -> None:
+    def _run(
+        self, frame: Frame, forward: Callable[..., Any], args: Any, kwargs: Any, inputs: list[torch.Tensor]
+    ) -> tuple[Callable[..., Any], EqualCall | None]:
+        """What gives the output of a call: its forward, unless the call or an equal one is known already."""
+        samples = any(map(is_wrapped, inputs))
+        known = self._answer(frame, samples)
+        if known is not None:
+            return lambda *_, **__: _again(known.output), None
+        call = None if samples or self.equal is None else self.equal.find(frame.module, args, kwargs)
+        if self.equal is None or call is None:
+            return forward, None
+        run = functools.partial(self.equal.called, call, frame.module, inputs)
+        return (lambda *args, **kwargs: run(functools.partial(forward, *args, **kwargs))), call
+
+    def _close(self, frame: Frame, output: Any, equal: EqualCall | None) -> None:
+        """The call gave ``output``; an equal one before it tells what happened inside."""
+        graph = self._pop()
+        with Unnoted():
+            if graph is not None:
+                graph.close(output, self.counting.origins)
+            frame.output = light(output)
+            if equal is not None:
+                frame.take_after(equal.frame)
+
+    def _push(self, frame: Frame, forward: Callable[..., Any] | None, args: Any, kwargs: Any) -> None:
         graph = None
         if self.mode is not None and forward is not None and _is_host(forward):
-            key = None if self.alike is None or samples else self.alike(frame)
-            frame.graph = self.known.get(key)
-            if frame.graph is None:
-                graph = HostGraph(frame.module, _arguments(forward, args, kwargs), _BOUNDARY, key)
-                frame.graph = graph.graph
+            graph = HostGraph(frame.module, _arguments(forward, args, kwargs), _BOUNDARY)
+            frame.graph = graph.graph
         self.frames.append(frame)
         self.graphs.append(graph)
         if self.mode is not None:

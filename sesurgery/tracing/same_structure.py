@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sesurgery.operating.backup import HOST_MARK, MODEL_MARK
+
 _PLAIN = (
     bool,
     int,
@@ -22,7 +24,8 @@ _PLAIN = (
     types.FunctionType,
     types.BuiltinFunctionType,
 )
-_BOOKKEEPING = frozenset((*nn.Module().__dict__, "_is_full_backward_hook", "_is_hf_initialized")) - {"training"}
+_LEFT_BY_OTHERS = (HOST_MARK, MODEL_MARK, "_is_full_backward_hook", "_is_hf_initialized")
+_BOOKKEEPING = frozenset((*nn.Module().__dict__, *_LEFT_BY_OTHERS)) - {"training"}
 
 
 class Structures:

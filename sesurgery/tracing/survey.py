@@ -16,9 +16,9 @@ from sesurgery.plans import Cost
 from sesurgery.recording.author_places import reason_in_line
 from sesurgery.recording.channel_axes import labels
 from sesurgery.recording.compat import BACKWARD_HOOKS, FORWARD_HOOKS
-from sesurgery.recording.meta_copy import hooks_on, own_functions, to_meta, twin_of
 from sesurgery.recording.nested import map_tensors, nesting, tensors_in
 from sesurgery.recording.recorder import Frame, Probe, has_own_forward, run
+from sesurgery.tracing.meta_copy import hooks_on, own_functions, to_meta, twin_of
 from sesurgery.tracing.same_structure import Structures
 from sesurgery.tracing.trace import LOCK, Trace
 from sesurgery.words.paths import outwards
@@ -172,7 +172,7 @@ def survey(model: nn.Module, args: tuple[Any, ...], fresh: Callable[[], nn.Modul
         structures = Structures(twin)
         try:
             used = to_meta(args)
-            probe = run(twin, used, device=False, alike=lambda frame: _call(frame, structures))
+            probe = run(twin, used, device=False, structure=structures.of)
         except Exception:
             twin, used, probe, hooked = _run_otherwise(model, args, fresh)
             body = probe.root.module if probe.root.module is not twin else None
