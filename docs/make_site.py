@@ -55,7 +55,7 @@ def assemble(folder: Path) -> None:
         if source.startswith("docs/howto/"):
             text = _PICTURE.sub(lambda found, source=source: _drawn(found["command"], source, write), text)
         write(on_site(source), _linked(text, source))
-    for extra in [*(DOCS / "pictures").iterdir(), DOCS / "recipe-schema.json"]:
+    for extra in [*(DOCS / "pictures").iterdir(), DOCS / "recipe-schema.json", DOCS / "site.css"]:
         write(str(extra.relative_to(DOCS)), extra.read_bytes())
     write("cli.md", _command_line())
     _api(write)

@@ -70,7 +70,8 @@ def _layers() -> Iterable[tuple[str, str, str, bytes | None]]:
             text += f"Note: {entry.bound.format(size='the size at its place')}.\n\n"
         defaults = {"init": "paper", "reduce_from": "site", **entry.defaults}
         rows = [
-            f"| `{key}` | {defaults.get(key, '-')} | {registry.choices(entry, key)} |" for key in sorted(entry.accepted)
+            f"| `{key}` | {_as_written(defaults.get(key))} | {registry.choices(entry, key)} |"
+            for key in sorted(entry.accepted)
         ]
         text += "\n".join(["| option | default | may be |", "|---|---|---|", *rows]) + "\n\n"
         for model, recipe in (("resnet18", "standard"), ("torchvision:shufflenet_v2_x1_0", "shufflenet-sk")):
@@ -82,6 +83,10 @@ def _layers() -> Iterable[tuple[str, str, str, bytes | None]]:
             text += _shown(f"sesurgery preview {model} --recipe {recipe}{stages} --module {entry.name}", plan)
             break
         yield entry.name, entry.summary, text, _inside(entry)
+
+
+def _as_written(value: object) -> str:
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _phrases() -> Iterable[tuple[str, str, str, bytes | None]]:

@@ -428,6 +428,15 @@ class Plan(_Shown, _Strict):
         left = tuple(Skip(edit.path, "left out by plan.only", edit.at) for edit in self.edits if edit not in edits)
         return replace(self, edits=edits, skipped=(*self.skipped, *left), diffs=(), after=None)
 
+    def report(self, *, code: bool = True, every: bool = False) -> str:
+        """What ``sesurgery preview`` prints: what changes in the code, the edits, what was left alone, and the costs.
+
+        Args:
+            code: with the code; ``print(plan)`` is the report without.
+            every: the code of every host, and not only of as many as fit on a screen or two.
+        """
+        return str(_report().as_text(self, code=code, every=every))
+
     def to_json(self, indent: int | None = 2) -> str:
         """The plan as JSON text; ``Plan.from_json`` gives it back, equal."""
         return json.dumps(self, indent=indent, sort_keys=True, default=_fields)
@@ -529,4 +538,13 @@ class Inspection(_Shown):
     inputs: tuple[tuple[int, ...], ...] = ()
     cost: Cost | None = None
     stage_costs: tuple[Cost, ...] = ()
+
+    def figure(self) -> Any:
+        """The share of each stage in parameters, MACs, activation bytes and weight bytes: a ``matplotlib`` figure.
+
+        Raises:
+            InputError: matplotlib is not installed, or the model has no stages.
+        """
+        return import_module("sesurgery.drawing.stages").stage_figure(self)
+
     recipe_costs: tuple[RecipeCost, ...] = ()

@@ -27,16 +27,28 @@ Draw = Callable[[Console], None]
 _ASCII_HEAD = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 
-def make_console(file: IO[str] | None = None, *, width: int | None = None, record: bool = False) -> Console:
+def make_console(
+    file: IO[str] | None = None, *, width: int | None = None, record: bool = False, plain: bool = False
+) -> Console:
     """A console for ``file`` (stdout where none is given).
 
     A terminal keeps its own width. A pipe gets ``COLUMNS`` or 100 columns and no colours, so that output does not
     depend on whichever terminal the pipe was started from.
+
+    Args:
+        plain: no colours whatever the environment asks for, as kernels of notebooks do.
     """
     stream = file or sys.stdout
     # In a notebook too the text goes to the file: rich would otherwise show it line by line in outputs of its own.
     console = Console(
-        file=stream, width=width, record=record, highlight=False, markup=False, emoji=False, force_jupyter=False
+        file=stream,
+        width=width,
+        record=record,
+        force_terminal=False if plain else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        force_jupyter=False,
     )
     if width is None and not console.is_terminal:
         columns = os.environ.get("COLUMNS", "")
@@ -47,7 +59,7 @@ def make_console(file: IO[str] | None = None, *, width: int | None = None, recor
 def text_of(draw: Draw, width: int | None = None) -> str:
     """What ``draw`` prints, as plain text."""
     out = io.StringIO()
-    draw(make_console(out, width=width))
+    draw(make_console(out, width=width, plain=True))
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
 
 

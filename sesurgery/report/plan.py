@@ -173,7 +173,7 @@ def print_diffs(console: Console, diffs: Sequence[Diff], *, every: bool = False)
         if index and lines > LINES_OF_CODE and not every:
             paths = [path or "(model)" for each in diffs[index:] for path in each.paths]
             more = f"{plural(len(paths), 'more host')} in {plural(len(diffs) - index, 'more way')}: "
-            console.print(Text(f"{dots(console)} {more}{some(console, paths)}; --all shows the code of every one"))
+            console.print(Text(f"{dots(console)} {more}{some(console, paths)}; --all, or every=True, shows each"))
             console.print()
             return
         print_diff(console, diff)

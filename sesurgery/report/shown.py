@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from sesurgery.api import Surgery
 
 
-def drawing(thing: Plan | Inspection | Surgery) -> Draw:
-    """What prints one of them."""
+def drawing(thing: Plan | Inspection | Surgery, **options: bool) -> Draw:
+    """What prints one of them; ``code`` and ``every`` are options of a plan's report."""
     if isinstance(thing, Plan):
-        return lambda console: render_report(console, thing)
+        return lambda console: render_report(console, thing, **options)
     if isinstance(thing, Inspection):
         return lambda console: render_inspection(console, thing, shell=False)
     return lambda console: render_surgery(console, thing, shell=False)
 
 
-def as_text(thing: Any) -> str:
+def as_text(thing: Any, **options: bool) -> str:
     """As text of at most 100 columns, without colours."""
-    return text_of(drawing(thing))
+    return text_of(drawing(thing, **options))
 
 
 def as_html(thing: Any) -> str:
