@@ -17,8 +17,9 @@ from sesurgery.edits.kinds import Proposal, Target, edit_kind
 from sesurgery.errors import Unfit
 from sesurgery.operating.backup import mark_of
 from sesurgery.placement.inherited_options import layer_of, port_of, resolve, size_notes
+from sesurgery.placement.notes import notes_on
 from sesurgery.placement.placements import sites
-from sesurgery.placement.routes import insertion, last_layer, notes_on, possible_paths
+from sesurgery.placement.routes import insertion, last_layer, possible_paths
 from sesurgery.placement.sites import Site, place_of, value_place, where_it_comes_from
 from sesurgery.plans import AttentionLayer, Cost, Skip, Swap, SwapChild
 from sesurgery.recipe.rules import Insert, Rule
@@ -91,7 +92,7 @@ class InsertKind:
                     raise
                 change, host, name = insertion(survey, origin, spot.ordinal, edit, layer, spot.names)
             path = join(survey.paths[host], name)
-        notes = (*notes_on(survey, host), *size_notes(layer))
+        notes = (*notes_on(survey, host, change), *size_notes(layer))
         return Proposal(path, change, layer.module, params, macs, notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from sesurgery import attention
+from sesurgery.anatomy.layer_kinds import is_conv, is_norm
 from sesurgery.errors import Unfit
 from sesurgery.operating.graph_modules import LayerCall
 from sesurgery.placement.sites import Site
@@ -45,6 +47,10 @@ def insertion(
         names[site.host].add(socket[0])
         return FillSocket(layer, site.value.name, users, ordinal), site.host, socket[0]
     followed = _followed(survey, site)
+    later = _later(survey, site) if followed is not None and (is_conv(followed) or is_norm(followed)) else None
+    if later is not None:
+        with contextlib.suppress(Unfit):  # then it goes behind the layer after all
+            return insertion(survey, later, ordinal, edit, layer, names)
     if followed is None:
         name = _free_name(site.host, edit, site.role, names[site.host])
         graph = isinstance(site.host, GraphModule)
@@ -54,7 +60,7 @@ def insertion(
             if graph:
                 raise
             outer = _outer(survey, site)
-            if outer is not None:
+            if outer is not None and not is_chain(outer.host):
                 return insertion(survey, outer, ordinal, edit, layer, names)
             if not _only_child(survey, site):
                 raise
@@ -74,9 +80,17 @@ def _outer(survey: Survey, site: Site) -> Site | None:
     users = site.users or tuple(site.value.users)
     caller = survey.callers.get(site.host)
     whole = [user.op for user in users] == ["output"] and users[0].args[0] is site.value
-    if caller is None or not whole or not _in_one_place(survey, site.host) or isinstance(caller[0], nn.Sequential):
+    if caller is None or not whole or not _in_one_place(survey, site.host):
         return None
     return replace(site, host=caller[0], value=caller[2], users=())
+
+
+def _later(survey: Survey, site: Site) -> Site | None:
+    """The same activation in an author's code, where it is all that Sequentials give: fusion leaves that alone."""
+    later: Site | None = site
+    while later is not None and is_chain(later.host):
+        later = _outer(survey, later)
+    return later
 
 
 def _followed(survey: Survey, site: Site) -> nn.Module | None:
@@ -141,17 +155,6 @@ def _free_name(host: nn.Module, edit: Insert, role: str, names: set[str]) -> str
     candidates = [f"{wanted}_{role}"] if role and role != "branch" else []
     candidates += [f"{wanted}_{number}" for number in range(2, 1000)]
     return next(name for name in candidates if free(name))
-
-
-def notes_on(survey: Survey, host: nn.Module) -> tuple[str, ...]:
-    """What a user should know about an edit of this host."""
-    notes = []
-    mounts, calls = survey.mounts[host], survey.probe.calls.get(host, 0)
-    if len(mounts) > 1:
-        notes.append(f"mounted at {', '.join(mounts)}: one host, edited once")
-    if calls > 1:
-        notes.append(f"called {calls} times in one forward: one host, edited once")
-    return tuple(notes)
 
 
 def last_layer(module: nn.Module) -> nn.Module:

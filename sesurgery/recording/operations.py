@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 
 from sesurgery.recording.author_places import own_code, place_in
 from sesurgery.recording.channel_axes import assume, copy_labels, is_activation
@@ -180,10 +181,12 @@ class OperationsMode(TorchFunctionMode):
 
     Attributes:
         current: the graph of the call that runs; None while a layer of torch does.
+        gradients: whether gradients are on where a forward does not turn them off.
     """
 
-    def __init__(self, origins: Origins) -> None:
+    def __init__(self, origins: Origins, gradients: bool) -> None:
         super().__init__()
+        self.gradients = gradients
         self.current: HostGraph | None = None
         self.origins = origins
         self.thread = threading.get_ident()
@@ -221,10 +224,29 @@ class OperationsMode(TorchFunctionMode):
         node = host.graph.create_node(kind, target, args, kwargs, name=name)
         node.meta["val"] = light(output if output is not None else changed[0])
         node.meta["place"] = place_in(sys._getframe(2), host.end, host.own)
+        node.meta.update(grad=not self.gradients or grad_is_on(), autocast=autocast_devices())
         if changed:
             node.meta["writes"] = tuple(host.node_of(tensor, self.origins) for tensor in changed)
         host.wrote(changed, node)
         host.bind(output, node)
+
+
+def grad_is_on() -> bool:
+    """Whether what is computed now can get gradients: neither ``no_grad`` nor ``inference_mode`` is around it.
+
+    Reentrant checkpoints turn gradients off too, and compute all once more with them.
+    """
+    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+        return True
+    frame = None if torch.is_inference_mode_enabled() else sys._getframe(1)
+    while frame is not None and frame.f_code is not CheckpointFunction.forward.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def autocast_devices() -> tuple[str, ...]:
+    """The kinds of device for which autocast is on."""
+    return tuple(device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device))
 
 
 def another_name(tensor: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,9 @@ from sesurgery.recording.operations import (
     HostGraph,
     OperationsMode,
     another_name,
+    autocast_devices,
     flat_tensors,
+    grad_is_on,
     light,
     opaque,
     version_of,
@@ -43,9 +45,11 @@ class Frame:
 
     Attributes:
         graph: what the module's own code did between the calls of its children, ``node.meta`` of each node holding
-            ``val`` (what it gave), ``place`` (in the author's source) and ``writes`` (nodes whose tensors it wrote
-            into). None for torch's own layers.
+            ``val`` (what it gave), ``place`` (in the author's source), ``writes`` (nodes whose tensors it wrote into),
+            ``grad`` and ``autocast`` (whether gradients were on, and for which devices autocast was). None for torch's
+            own layers.
         writes: whether the call wrote into its arguments.
+        grad: whether gradients were on where it was called.
     """
 
     module: nn.Module
@@ -55,6 +59,7 @@ class Frame:
     children: list[Frame] = field(default_factory=list)
     graph: Graph | None = None
     writes: bool = False
+    grad: bool = True
 
     def take_after(self, other: Frame) -> None:
         """What happened in this call is what happened in ``other``, an equal call of an equal module."""
@@ -67,7 +72,7 @@ def _told_of(modules: dict[nn.Module, nn.Module], frame: Frame) -> Frame:
     """A call and those in it, as the calls of other modules."""
     children = [_told_of(modules, child) for child in frame.children]
     module = modules[frame.module]
-    return Frame(module, frame.args, frame.kwargs, frame.output, children, frame.graph, frame.writes)
+    return Frame(module, frame.args, frame.kwargs, frame.output, children, frame.graph, frame.writes, frame.grad)
 
 
 @dataclass(frozen=True)
@@ -264,7 +269,7 @@ class Recorder:
         self.frames: list[Frame] = []
         self.graphs: list[HostGraph | None] = []
         self.root: Frame | None = None
-        self.mode = OperationsMode(counting.origins) if operations else None
+        self.mode = OperationsMode(counting.origins, gradients) if operations else None
         self.thread = threading.get_ident()
         self.answers: dict[nn.Module, deque[Frame]] = {}
         self.equal = equal
@@ -289,7 +294,7 @@ class Recorder:
         if threading.get_ident() != self.thread:
             return forward(*args, **kwargs)
         with Unnoted():
-            frame = Frame(module, light(args), light(kwargs))
+            frame = Frame(module, light(args), light(kwargs), grad=not self.gradients or grad_is_on())
             caller = self.graphs[-1] if self.graphs else None
             inputs = flat_tensors((args, kwargs))
             versions = [version_of(tensor) for tensor in inputs]
@@ -382,7 +387,8 @@ class Recorder:
             node = caller.graph.call_function(opaque, (*args, *kwargs.values()))
         else:
             node = caller.graph.call_module(path, args, kwargs)
-        node.meta.update(val=frame.output, place=place_in(sys._getframe(2), _BOUNDARY, caller.own))
+        place = place_in(sys._getframe(2), _BOUNDARY, caller.own)
+        node.meta.update(val=frame.output, place=place, grad=frame.grad, autocast=autocast_devices())
         if changed:
             node.meta["writes"] = tuple(caller.node_of(tensor, origins) for tensor in changed)
         returned = {id(tensor) for tensor in flat_tensors(output)}
