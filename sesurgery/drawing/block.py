@@ -16,7 +16,7 @@ from sesurgery.operating.perform import perform
 from sesurgery.planning.operation import drafted, rehearse
 from sesurgery.planning.planner import Draft, Progress
 from sesurgery.plans import Edit
-from sesurgery.recording.meta_copy import twin_of
+from sesurgery.tracing.meta_copy import twin_of
 from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import outwards
 
