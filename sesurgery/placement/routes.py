@@ -47,8 +47,7 @@ def insertion(
         names[site.host].add(socket[0])
         return FillSocket(layer, site.value.name, users, ordinal), site.host, socket[0]
     followed = _followed(survey, site)
-    later = _later(survey, site) if followed is not None and (is_conv(followed) or is_norm(followed)) else None
-    if later is not None:
+    if followed is not None and (later := _later(survey, site, followed)) is not None:
         with contextlib.suppress(Unfit):  # then it goes behind the layer after all
             return insertion(survey, later, ordinal, edit, layer, names)
     if followed is None:
@@ -59,8 +58,7 @@ def insertion(
         except Unfit:
             if graph:
                 raise
-            outer = _outer(survey, site)
-            if outer is not None and not is_chain(outer.host):
+            if (outer := _outer(survey, site)) is not None and not is_chain(outer.host):
                 return insertion(survey, outer, ordinal, edit, layer, names)
             if not _only_child(survey, site):
                 raise
@@ -85,9 +83,9 @@ def _outer(survey: Survey, site: Site) -> Site | None:
     return replace(site, host=caller[0], value=caller[2], users=())
 
 
-def _later(survey: Survey, site: Site) -> Site | None:
-    """The same activation in an author's code, where it is all that Sequentials give: fusion leaves that alone."""
-    later: Site | None = site
+def _later(survey: Survey, site: Site, followed: nn.Module) -> Site | None:
+    """The same activation in an author's code, where Sequentials give it and their last layer may be fused away."""
+    later: Site | None = site if is_conv(followed) or is_norm(followed) else None
     while later is not None and is_chain(later.host):
         later = _outer(survey, later)
     return later

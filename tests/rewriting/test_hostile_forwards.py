@@ -136,14 +136,14 @@ class Pyramid(Block):
         self.more = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + torch.stack([conv(x) for conv in self.more]).mean(0)
+        return x + torch.stack([conv(x).relu() for conv in self.more]).mean(0)
 
 
 class PyramidInALoop(Pyramid):
     def forward(self, x: Tensor) -> Tensor:
         parts = []
         for conv in self.more:
-            parts.append(conv(x))
+            parts.append(conv(x).relu())
         return x + torch.stack(parts).mean(0)
 
 
@@ -220,9 +220,11 @@ class CallingItself(Block):
         return x + self.branch(x)
 
 
-def test_a_module_that_calls_itself_is_looked_at() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), CallingItself(), Pyramid())
-    assert [edit.path for edit in sesurgery.plan(model, "standard", example_input=IMAGE).edits] == ["2.se"]
+def test_a_module_that_calls_itself_is_edited_where_it_does_the_most() -> None:
+    model = lively(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), CallingItself(), Pyramid()))
+    surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
+    assert [edit.path for edit in surgery.plan.edits] == ["1.se", "2.se"]
+    check_same(model, surgery.model, IMAGE)
 
 
 def test_an_activation_that_holds_a_layer_is_one_still() -> None:
