@@ -56,7 +56,7 @@ def make_console(
     return console
 
 
-def text_of(draw: Draw, width: int | None = None) -> str:
+def text_of(draw: Draw, width: int = WIDTH) -> str:
     """What ``draw`` prints, as plain text."""
     out = io.StringIO()
     draw(make_console(out, width=width, plain=True))

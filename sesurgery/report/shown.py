@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sesurgery.api import Surgery
 
 
-def drawing(thing: Plan | Inspection | Surgery, **options: bool) -> Draw:
+def drawing(thing: Plan | Inspection | Surgery, **options: Any) -> Draw:
     """What prints one of them; ``code`` and ``every`` are options of a plan's report."""
     if isinstance(thing, Plan):
         return lambda console: render_report(console, thing, **options)
@@ -22,7 +22,7 @@ def drawing(thing: Plan | Inspection | Surgery, **options: bool) -> Draw:
     return lambda console: render_surgery(console, thing, shell=False)
 
 
-def as_text(thing: Any, **options: bool) -> str:
+def as_text(thing: Any, **options: Any) -> str:
     """As text of at most 100 columns, without colours."""
     return text_of(drawing(thing, **options))
 
