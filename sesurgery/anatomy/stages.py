@@ -11,7 +11,7 @@ from torch import nn
 
 from sesurgery.anatomy.layer_kinds import is_conv
 from sesurgery.plans import Stage
-from sesurgery.recording.channel_axes import channel_axis
+from sesurgery.recording.channel_axes import channel_axis, rows_of_a_sample
 from sesurgery.tracing.survey import Survey
 
 
@@ -65,11 +65,16 @@ def space(value: torch.Tensor) -> list[int]:
 
 
 def resolution(value: torch.Tensor) -> int | None:
-    """Number of places of an activation: height times width of a map, length of a sequence."""
-    if channel_axis(value) is None or value.ndim < 3:
+    """Number of places of an activation: height times width of a map, length of a sequence.
+
+    Tokens of several windows of a map, which lie beside the samples, count together.
+    """
+    axis = channel_axis(value)
+    if axis is None or value.ndim < 3:
         return None
     sizes = space(value)
-    return sizes[-1] * sizes[-2] if len(sizes) >= 2 else sizes[0]
+    windows = rows_of_a_sample(value) if axis == value.ndim - 1 else 1
+    return sizes[-1] * sizes[-2] if len(sizes) >= 2 else sizes[0] * windows
 
 
 def stages_of(survey: Survey, units: Iterable[Unit], region: str) -> tuple[dict[nn.Module, int], tuple[Stage, ...]]:

@@ -88,6 +88,12 @@ def sample_axis(tensor: object) -> int | None:
     return None if samples is None or samples.input.mixed else samples.axis
 
 
+def rows_of_a_sample(tensor: object) -> int:
+    """How many rows of the first axis belong to one sample: windows or patches that were put there; 1 if not known."""
+    samples = _samples(tensor)
+    return samples.inside if samples is not None and samples.axis == 0 and not samples.input.mixed else 1
+
+
 def are_samples_mixed(tensor: object) -> bool:
     """Whether what was assumed to be samples of the model's input was mixed by a layer: then it was none."""
     samples = _samples(tensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -60,3 +61,13 @@ def test_concats_in_one_forward_are_counted_without_the_stem() -> None:
     seen = sesurgery.inspect(Dense(), input_size=(3, 32, 32))
     assert [(stage.index, stage.height) for stage in seen.stages] == [(1, 16), (2, 8)]
     assert [merge.stage for merge in seen.merges] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("side", [64, 256])
+def test_tokens_of_several_windows_belong_to_the_stage_of_their_map(side: int) -> None:
+    """MobileViT's transformers take every second place of a map as a sample of its own: (4 N, L / 4, C)."""
+    with torch.device("meta"):
+        model = timm.create_model("mobilevit_xxs")
+    stages = counted(model, torch.empty(1, 3, side, side))
+    transformers = {path: stage for path, stage in stages.items() if ".transformer." in path}
+    assert {(path[:8], stage) for path, stage in transformers.items()} == {(f"stages.{n}", n + 1) for n in (2, 3, 4)}
