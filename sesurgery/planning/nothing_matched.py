@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.errors import NothingMatchedError
+from sesurgery.errors import NothingMatchedError, either, nearest
 from sesurgery.plans import Skip
+from sesurgery.recipe.rules import Recipe
 from sesurgery.recording.recorder import has_own_forward
 from sesurgery.tracing.survey import Survey
 
 
-def nothing_matched(recipe: str, model: str, anatomy: Anatomy, skips: Sequence[Skip]) -> NothingMatchedError:
+def nothing_matched(recipe: Recipe, model: str, anatomy: Anatomy, skips: Sequence[Skip]) -> NothingMatchedError:
     """The error for a recipe without a site, with the nearest miss."""
     meant = [skip for skip in skips if skip.meant]
     if skips:
@@ -29,10 +31,21 @@ def nothing_matched(recipe: str, model: str, anatomy: Anatomy, skips: Sequence[S
         whole = _left_whole(anatomy.survey)
         if whole:
             miss += f"; torch's own {', '.join(whole)}: left whole, no sites inside"
+    for name, near in _unknown_classes(recipe, anatomy.survey):
+        miss = f'it has no module of class "{name}"; ' + (f"did you mean {either(near)}?" if near else miss)
     return NothingMatchedError(
-        f'recipe "{recipe}" matched nothing in {model}; {miss}',
+        f'recipe "{recipe.name}" matched nothing in {model}; {miss}',
         remedy=f"sesurgery inspect {model} shows what there is, sesurgery recipes what could be done",
     )
+
+
+def _unknown_classes(recipe: Recipe, seen: Survey) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The classes that a recipe names and the model does not have, and those that are nearest."""
+    kinds = {type(module).__name__ for module in seen.paths}
+    for rule in recipe.rules:
+        for name in (*(rule.where.type or ()), *(rule.where.inside or ())):
+            if not any(fnmatch.fnmatchcase(kind, name) for kind in kinds):
+                yield name, nearest(name, kinds)
 
 
 def _left_whole(seen: Survey) -> list[str]:

@@ -64,7 +64,7 @@ def draft(rehearsal: Rehearsal, recipe: Recipe, name: str, report: Progress) -> 
     if len(absent) == len(recipe.rules):
         raise absent[0]
     if not rehearsal.edits:
-        raise nothing_matched(recipe.name, name, rehearsal.look(), skips)
+        raise nothing_matched(recipe, name, rehearsal.look(), skips)
     report("counting the costs", total - 1, total)
     after = rehearsal.cost()
     edits = with_structural_costs(with_lost_layers(rehearsal), before, after)

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from checks import rule
 from detectors import Yolo
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sesurgery
@@ -172,3 +172,44 @@ def test_parallel_branches_make_an_inception_block_whatever_it_is_called() -> No
     assert paths(sesurgery.plan(nets[0], "inception", example_input=X)) == ["1.se", "2.se"]
     with pytest.raises(sesurgery.NothingMatchedError, match="has no parallel branches"):
         sesurgery.plan(nets[1], "inception", example_input=X)
+
+
+@pytest.mark.parametrize("key", ["type", "inside"])
+def test_a_class_that_the_model_does_not_have_is_named_with_the_nearest(key: str) -> None:
+    with pytest.raises(sesurgery.NothingMatchedError, match='no module of class "SPFF"; did you mean "SPPF"'):
+        plan(Yolo(), insert=SE, at="after module", where={key: "SPFF"})
+
+
+class Head(nn.Module):
+    """Returns its inputs beside what it makes of them, each read again and again, as heads of detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes, self.names = (nn.ModuleList(nn.Conv2d(8, 4, 1) for _ in "ab") for _ in "ab")
+
+    def look(self, x: list[Tensor], layers: nn.ModuleList) -> Tensor:
+        return torch.cat([layers[i](x[i]).flatten(2) for i in range(len(x))], 2)
+
+    def forward(self, x: list[Tensor]) -> dict[str, Any]:
+        return {"boxes": self.look(x, self.boxes), "names": self.look(x, self.names), "maps": x}
+
+
+class Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1), Head()
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        one = self.one(x)
+        return self.head([one, self.two(one)])
+
+
+def test_before_a_head_that_returns_its_inputs_too() -> None:
+    model = Detector().eval()
+    surgery = sesurgery.apply(model, rule(insert=SE, at="before module", where={"type": "Head"}), example_input=X)
+    assert [edit.path for edit in surgery.plan.edits] == ["head.se", "head.se_pre"]
+    gated = surgery.model.head
+    one = model.one(X)
+    maps = surgery.model(X)["maps"]
+    assert torch.equal(maps[0], gated.se(one))
+    assert torch.equal(maps[1], gated.se_pre(model.two(one)))
