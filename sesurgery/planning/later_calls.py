@@ -9,6 +9,7 @@ import contextlib
 import copy
 import inspect
 import io
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -70,7 +71,7 @@ def _lost_by(
     try:
         # What it makes must lie where its weights lie.
         device = next(operated.parameters()).device
-        with undisturbed(operated.modules()), contextlib.redirect_stdout(io.StringIO()), torch.device(device):
+        with undisturbed(operated.modules()), _silent(), torch.device(device):
             for module in [each for each in operated.modules() if original_class(type(each)) is kind]:
                 result = getattr(module, name)()
                 if isinstance(result, nn.Module) and result is not module:
@@ -79,6 +80,18 @@ def _lost_by(
     except Exception:
         return
     yield from (path for path, layer in layers.items() if not calls.get(layer))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """What such a call prints or logs tells of the copy, and nobody asked for it."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

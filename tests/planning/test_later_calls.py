@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ class Switching(nn.Module):
 
     def switch_to_deploy(self) -> None:
         print("switching")
+        logging.getLogger("switching").warning("switching")
         self.one = copy.deepcopy(self.a)
         del self.a, self.b
 
@@ -139,3 +141,11 @@ def test_what_timm_s_own_tool_takes_away_is_what_was_noted(name: str) -> None:
     noted = {edit.path for edit in surgery.plan.edits if any("skipped" in note for note in edit.notes)}
     fused = reparameterize_model(surgery.model, inplace=True)
     assert uncalled(fused, layers, torch.randn(1, 3, 224, 224)) == noted
+
+
+def test_what_is_tried_says_nothing(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(Switching(), Switching())
+    sesurgery.plan(model, {"rules": [{"insert": {"module": "se"}, "at": "after conv 1"}]}, example_input=IMAGE)
+    assert (caplog.records, capsys.readouterr()) == ([], ("", ""))
+    Switching().switch_to_deploy()
+    assert len(caplog.records) == 1
