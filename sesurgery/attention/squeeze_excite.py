@@ -61,7 +61,7 @@ class SqueezeExcite(nn.Module):
         # The mean over no axes would be torch's mean over all of them.
         self.squeeze = squeeze if self.axes else "none"
         self.fc1 = layer(channels, rd_channels, bias=bias)
-        self.act = new_act(act)
+        self.act = act()  # in place it would be on a view of what fc1 gave, which loses fc1 to those who read gradients
         self.fc2 = layer(rd_channels, channels, bias=bias)
         self.gate = gate()
 

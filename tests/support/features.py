@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import io
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,15 @@ from sesurgery.recording.nested import map_tensors, tensors_in
 
 Feature = Callable[[Family, nn.Module], None]
 FEATURES: dict[str, Feature] = {}
+
+
+# What some need that is no dependency of the project's tests.
+NEEDS = {
+    "ONNX": ("onnxruntime", "onnxscript"),
+    "OpenVINO": ("openvino",),
+    "Torch-Pruning": ("torch_pruning",),
+    "torchao int8": ("torchao",),
+}
 
 
 class NotApplicableError(Exception):
@@ -122,6 +132,76 @@ def onnx(family: Family, model: nn.Module) -> None:
         names = [given.name for given in session.get_inputs()]
         found = session.run(None, dict(zip(names, [leaf.numpy() for leaf in tensors_in(args)], strict=True)))
         same([torch.from_numpy(array) for array in found], model(*args), 1e-3)
+
+
+@feature("AOTInductor")
+def aot_inductor(family: Family, model: nn.Module) -> None:
+    """Exported, compiled ahead of time to a package (C++), loaded and run without Python."""
+    import torch._inductor as inductor
+
+    args = family.inputs()
+    with torch.no_grad(), quiet(), tempfile.TemporaryDirectory() as folder:
+        program = torch.export.export(model, args)
+        file = inductor.aoti_compile_and_package(program, package_path=f"{folder}/model.pt2")
+        same(inductor.aoti_load_package(file)(*args), model(*args), 1e-3)
+
+
+@feature("OpenVINO")
+def openvino(family: Family, model: nn.Module) -> None:
+    """Converted from the module, compiled for the CPU by OpenVINO and run in float32."""
+    import openvino
+
+    args = family.inputs()
+    with torch.no_grad(), quiet():
+        converted = openvino.convert_model(model, example_input=args)
+        compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        found = compiled([leaf.numpy() for leaf in tensors_in(args)])
+        same([torch.from_numpy(found[output]) for output in compiled.outputs], model(*args), 1e-3)
+
+
+@feature("torchao int8")
+def quantized(family: Family, model: nn.Module) -> None:
+    """torchao's PT2E: exported, calibrated and quantised to int8; the output points where the float one does."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        X86InductorQuantizer,
+        get_default_x86_inductor_quantization_config,
+    )
+
+    args = family.inputs()
+    with torch.no_grad(), quiet():
+        quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())
+        prepared = prepare_pt2e(torch.export.export(model, args).module(), quantizer)
+        prepared(*args)
+        found, wanted = tensors_in(convert_pt2e(prepared)(*args)), tensors_in(model(*args))
+    for one, two in zip(found, wanted, strict=True):
+        likeness = torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), dim=0).item()
+        assert likeness > 0.9, f"the cosine of its output with the float one is {likeness:.2f}"
+
+
+@feature("Torch-Pruning")
+def pruned(family: Family, model: nn.Module) -> None:
+    """Torch-Pruning: two channels of every fourth layer with weights go, and what hangs on them; it runs as before."""
+    import torch_pruning
+
+    args = family.inputs()
+    with quiet():
+        before = sum(weight.numel() for weight in model.parameters())
+        graph = torch_pruning.DependencyGraph().build_dependency(model, args)
+        layers = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)][:-1:4]
+        groups = 0
+        for layer in layers:
+            prune = torch_pruning.prune_conv_out_channels
+            prune = prune if isinstance(layer, nn.Conv2d) else torch_pruning.prune_linear_out_channels
+            group = graph.get_pruning_group(layer, prune, idxs=[0, 1])
+            if graph.check_pruning_group(group):
+                group.prune()
+                groups += 1
+        assert groups, "no group of layers could be pruned"
+        with torch.no_grad():
+            found = tensors_in(model(*args))
+    assert sum(weight.numel() for weight in model.parameters()) < before
+    assert all(bool(output.isfinite().all()) for output in found), "an output is not finite"
 
 
 @feature("channels_last")

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from compatibility_cells import COLUMNS, DDP, cell, page
 from families import FAMILIES, Family
-from features import FEATURES, NotApplicableError, operate
+from features import FEATURES, NEEDS, NotApplicableError, operate
 from parallel import distributed
 from torch import nn
 
 BY_NAME = {family.name: family for family in FAMILIES}
 # A filled socket, a rewritten forward on tokens, one on NHWC, a node behind a child of a Sequential.
-SLOW_FEATURES = ("ONNX", "fake-quant")
+SLOW_FEATURES = ("AOTInductor", "fake-quant", *NEEDS)
 QUICK_FEATURES = [name for name in FEATURES if name not in SLOW_FEATURES]
 MODELS: dict[str, nn.Module] = {}
 
@@ -47,11 +47,17 @@ def test_feature_of_another_layout(name: str, feature: str) -> None:
     FEATURES[feature](*operated(name))
 
 
+@pytest.mark.parametrize("feature", NEEDS)
 @pytest.mark.parametrize("name", ["resnet", "vit"])
-def test_onnxruntime_gives_the_same_numbers(name: str) -> None:
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    FEATURES["ONNX"](*operated(name))
+def test_what_other_packages_make_of_it(name: str, feature: str) -> None:
+    for package in NEEDS[feature]:
+        pytest.importorskip(package)
+    FEATURES[feature](*operated(name))
+
+
+@pytest.mark.slow
+def test_compiled_ahead_of_time_the_numbers_are_the_same() -> None:
+    FEATURES["AOTInductor"](*operated("squeezenet (torchvision)"))
 
 
 def test_guards_on_sizes_let_jit_trace_through() -> None:
