@@ -21,7 +21,7 @@ from sesurgery.placement.notes import notes_on
 from sesurgery.placement.placements import sites
 from sesurgery.placement.routes import insertion, last_layer, possible_paths
 from sesurgery.placement.sites import Site, place_of, value_place, where_it_comes_from
-from sesurgery.plans import AttentionLayer, Cost, Skip, Swap, SwapChild
+from sesurgery.plans import AppendBehind, AttentionLayer, Cost, Insertion, Skip, Swap, SwapChild
 from sesurgery.recipe.rules import Insert, Rule
 from sesurgery.recording.channel_axes import are_samples_mixed, sample_axis
 from sesurgery.recording.costs import measured
@@ -77,7 +77,7 @@ class InsertKind:
         if present is not None and rule.if_present == "refuse":
             raise Unfit(f"already has attention: {present}; use if_present: stack | replace")
         layer = layer_of(edit.module, port, options)
-        params, macs = layer_cost(survey, layer, site.host, site.value)
+        params, macs = 0, 0
         if present is not None and rule.if_present == "replace":
             path = join(target.holder, present)
             change, host = _swapped(survey, path, layer), survey.module(path.rpartition(".")[0])
@@ -92,6 +92,7 @@ class InsertKind:
                     raise
                 change, host, name = insertion(survey, origin, spot.ordinal, edit, layer, spot.names)
             path = join(survey.paths[host], name)
+            params, macs = layer_cost(survey, layer, host, _inputs(survey, layer, site, change, host))
         notes = (*notes_on(survey, host, change), *size_notes(layer))
         return Proposal(path, change, layer.module, params, macs, notes)
 
@@ -117,12 +118,29 @@ def _swapped(survey: Survey, path: str, layer: AttentionLayer) -> SwapChild:
     return SwapChild((Swap(path, digest(old), layer),))
 
 
-def layer_cost(survey: Survey, layer: AttentionLayer, host: nn.Module, value: Node) -> tuple[int, int]:
-    """Parameters of a layer, and its MACs for one sample: on the activation ``value`` of every call of ``host``."""
-    shapes = [layer.shape]
-    if survey.probe.calls.get(host, 0) > 1:
-        nodes = (node for frame in survey.frames[host] if frame.graph for node in frame.graph.nodes)
-        shapes = [tuple(node.meta["val"].shape) for node in nodes if node.name == value.name]
+def _inputs(
+    survey: Survey, layer: AttentionLayer, site: Site, change: Insertion, host: nn.Module
+) -> list[tuple[int, ...]]:
+    """The shapes that a layer at a site takes in one forward, by the route that leads there."""
+    if isinstance(change, AppendBehind):
+        outputs = (frame.output for frame in survey.frames[host])
+        return [tuple(value.shape) for value in outputs if isinstance(value, torch.Tensor)]
+    if host is site.host:
+        return values_of(survey, host, site.value)
+    return [layer.shape] * survey.probe.calls.get(host, 1)
+
+
+def values_of(survey: Survey, host: nn.Module, value: Node) -> list[tuple[int, ...]]:
+    """The shapes of an activation in all calls of its host."""
+    nodes = (node for frame in survey.frames[host] if frame.graph for node in frame.graph.nodes)
+    return [tuple(node.meta["val"].shape) for node in nodes if node.name == value.name]
+
+
+def layer_cost(
+    survey: Survey, layer: AttentionLayer, host: nn.Module, shapes: list[tuple[int, ...]]
+) -> tuple[int, int]:
+    """Parameters of a layer, and its MACs for one sample, on all that it takes in one forward."""
+    shapes = shapes if survey.probe.calls.get(host, 0) > 1 and shapes else [layer.shape]
     costs = [_cost_on(survey, layer, shape) for shape in shapes]
     return costs[0].params, sum(cost.macs for cost in costs) // batch_of(survey.args)
 

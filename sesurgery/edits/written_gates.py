@@ -12,7 +12,7 @@ from torch.fx.node import map_arg
 from sesurgery.anatomy.anatomy import Anatomy
 from sesurgery.anatomy.dataflow import added, weight_layers
 from sesurgery.anatomy.merges import Merge
-from sesurgery.edits.insert import layer_cost
+from sesurgery.edits.insert import layer_cost, values_of
 from sesurgery.edits.insert_code import method_diffs, name_of
 from sesurgery.edits.kinds import Proposal
 from sesurgery.errors import Unfit
@@ -52,7 +52,7 @@ def bypass(anatomy: Anatomy, gate: Merge, layer: AttentionLayer | None = None, n
     params = -sum(parameters(host.get_submodule(spare)) for spare in stripped.spare)
     macs, end = -stripped.macs, "without it"
     if layer is not None:
-        more, work = layer_cost(survey, layer, host, gate.node)
+        more, work = layer_cost(survey, layer, host, values_of(survey, host, gate.node))
         params, macs, end = params + more, macs + work, "to call a module"
     return Proposal(
         join(survey.paths[host], name or gate.node.name),

@@ -99,7 +99,7 @@ def _followed(survey: Survey, site: Site) -> nn.Module | None:
     if not chain:
         return None
     layer = _last_layer_of(site)
-    if not _in_one_place(survey, layer):
+    if not _called_here_alone(survey, site, layer):
         raise Unfit(f"the {type(layer).__name__} it would follow is used in several places")
     return layer
 
@@ -109,7 +109,7 @@ def _only_child(survey: Survey, site: Site) -> bool:
     if site.value.op != "call_module" or not set(site.value.users) <= set(site.users or site.value.users):
         return False
     child = _last_layer_of(site)
-    return (has_own_forward(child) or not list(child.children())) and _in_one_place(survey, child)
+    return (has_own_forward(child) or not list(child.children())) and _called_here_alone(survey, site, child)
 
 
 def _last_layer_of(site: Site) -> nn.Module:
@@ -119,6 +119,20 @@ def _last_layer_of(site: Site) -> nn.Module:
 
 def _in_one_place(survey: Survey, module: nn.Module) -> bool:
     return len(survey.mounts[module]) == 1 and survey.probe.calls.get(module, 0) <= 1
+
+
+def _called_here_alone(survey: Survey, site: Site, module: nn.Module) -> bool:
+    """Whether a child is in one place, and all its calls are those of one host: one, or each turn of a loop.
+
+    In a loop the layer that the site is about must be called in each turn, too: one layer for all of them.
+    """
+    traced = survey.trace(site.host)
+    nodes = () if traced is None else traced.graph.nodes
+    turns = sum(node.op == "call_module" and node.target == site.value.target for node in nodes)
+    calls, layer = survey.probe.calls, None if site.layer is None else site.layer.module
+    if turns > 1 and (layer is None or calls.get(layer) != calls.get(module)):
+        return False
+    return len(survey.mounts[module]) == 1 and calls.get(module, 0) == turns * calls.get(site.host, 0)
 
 
 def _has(host: nn.Module, name: str) -> bool:

@@ -155,3 +155,49 @@ def test_a_host_takes_layers_within_and_behind() -> None:
     assert routes == {(f"1.blocks.{block}", route) for block in (0, 1) for route in ("source", "behind")}
     check_same(model, surgery.model, IMAGE)
     assert sesurgery.verify(model, surgery.model, IMAGE)
+
+
+@pytest.mark.parametrize("chain", [False, True])
+def test_behind_a_layer_that_is_run_in_a_loop_is_behind_each_of_its_calls(chain: bool) -> None:
+    model = Loop(chain).eval()
+    x = torch.randn(2, 8, 6, 6)
+    surgery = sesurgery.apply(model, {"rules": [{"insert": {"module": "se"}, "at": "after conv"}]}, example_input=x)
+    (edit,) = surgery.plan.edits
+    gate = surgery.model.get_submodule(edit.path)
+    expected = x
+    for _ in range(3):
+        expected = gate(model.step(expected))
+    assert torch.equal(surgery.model(x), expected)
+    assert surgery.after.macs - surgery.before.macs == edit.macs
+    assert sesurgery.verify(model, surgery.model, example_input=x)
+
+
+class Loop(nn.Module):
+    def __init__(self, chain: bool) -> None:
+        super().__init__()
+        self.step = nn.Sequential(conv(), nn.ReLU()) if chain else conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = self.step(x)
+        return x
+
+
+class Several(nn.Module):
+    """Each turn runs a convolution of its own, and all of them one activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs, self.act = nn.ModuleList(conv() for _ in "abc"), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.convs:
+            x = self.act(layer(x))
+        return x
+
+
+def test_what_several_layers_run_in_turn_is_gated_for_none_of_them_alone() -> None:
+    rule = {"rules": [{"insert": {"module": "se"}, "at": "after conv"}]}
+    plan = sesurgery.plan(Several(), rule, example_input=torch.randn(2, 8, 6, 6))
+    assert [skip.path for skip in plan.skipped] == ["convs.0", "convs.1"]
+    assert [edit.route for edit in plan.edits] == ["source"]

@@ -35,7 +35,11 @@ class Plain(Block):
 
 def net(block: type[nn.Module]) -> nn.Module:
     torch.manual_seed(0)
-    return lively(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), block(), nn.AvgPool2d(2), block(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    return lively(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), block(), nn.AvgPool2d(2), block(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+    )
 
 
 # By each route: into an empty place, into the author's text, behind a layer of a Sequential.
