@@ -107,6 +107,8 @@ def _checked(wanted: Work) -> Counter[str]:
 
 
 def _start(wanted: Work) -> BaseProcess:
-    process = multiprocessing.get_context("spawn").Process(target=worker, args=(wanted,), daemon=True)
+    context = multiprocessing.get_context("forkserver")  # which has imported torch: fifty workers come and go
+    context.set_forkserver_preload(["study_kills"])
+    process = context.Process(target=worker, args=(wanted,), daemon=True)
     process.start()
     return process
