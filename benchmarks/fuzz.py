@@ -1,4 +1,4 @@
-"""Seeded fuzz over recipe text and over artefact folders: every input must end in a result or in a clear error.
+"""Seeded fuzz over recipes, artefact folders and operations in others' files: each ends in a result or a clear error.
 
     python benchmarks/fuzz.py --recipes 3000 --artifacts 500 --seed 0
 
@@ -16,7 +16,7 @@ import torch
 from reliability import write_section
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from fuzzing import fuzz_artifacts, fuzz_recipes
+from fuzzing import fuzz_artifacts, fuzz_operations, fuzz_recipes
 
 
 def main() -> int:
@@ -33,6 +33,7 @@ def main() -> int:
     tallies = {
         "recipe text": fuzz_recipes(recipes, options.seed),
         "artefact folders": fuzz_artifacts(artifacts, options.seed),
+        "operations in other libraries' files": fuzz_operations(artifacts, options.seed),
     }
     strangers = sorted(path.name for path in set(Path.cwd().iterdir()) - before)
     rows = [

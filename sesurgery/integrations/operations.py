@@ -17,6 +17,7 @@ from sesurgery.artifact.save_load import check_changes
 from sesurgery.errors import ArtifactError
 from sesurgery.models.input_spec import rebuild
 from sesurgery.operating.backup import MODEL_MARK
+from sesurgery.operating.perform import revert
 from sesurgery.planning.operation import drafted, operate
 from sesurgery.plans import Plan
 from sesurgery.words.paths import join
@@ -53,7 +54,7 @@ def new_layers(model: nn.Module) -> list[str]:
 
 
 def repeat_operations(model: nn.Module, said: Any, where: str) -> None:
-    """Do to a fresh ``model`` what ``operations_in`` told of another. Its weights are loaded afterwards.
+    """Do to a fresh ``model`` what ``operations_in`` told of another, all of it or nothing; weights are loaded later.
 
     Args:
         said: data from a file, which is not trusted.
@@ -64,20 +65,28 @@ def repeat_operations(model: nn.Module, said: Any, where: str) -> None:
     """
     if not isinstance(said, Mapping):
         raise ArtifactError("does not say what was done to the model", where=where, remedy="save it again")
-    for path, data in said.items():
+    try:
+        for path, data in said.items():
+            _repeat(model, path, data, where)
+    except BaseException:
+        for part in model.modules():
+            if MODEL_MARK in part.__dict__:
+                revert(part)
+        raise
+
+
+def _repeat(model: nn.Module, path: Any, data: Any, where: str) -> None:
+    try:
+        done = Operated.model_validate_json(json.dumps(data))
+        part = model.get_submodule(path)
+    except (ValidationError, AttributeError, TypeError, ValueError, RecursionError) as error:
+        problem = f"does not say what was done to the model ({one_line(error)})"
+        raise ArtifactError(problem, where=where, remedy="save it again") from None
+    check_needs(done.needs, where)
+    for plan, operation in zip(done.plans(where), done.operations, strict=True):
         try:
-            done = Operated.model_validate_json(json.dumps(data))
-            part = model.get_submodule(path)
-        except (ValidationError, AttributeError, TypeError, ValueError) as error:
-            problem = f"does not say what was done to the model ({one_line(error)})"
-            raise ArtifactError(problem, where=where, remedy="save it again") from None
-        check_needs(done.needs, where)
-        for plan, operation in zip(done.plans(where), done.operations, strict=True):
-            try:
-                example = None if operation.input is None else rebuild(operation.input)
-                operate(part, drafted(part, None, plan, example, None, None), None)
-            except (
-                Exception
-            ) as error:  # the plan is data from a file: whatever goes wrong with it is a fault of the file
-                problem = f"the operation cannot be repeated on this model ({one_line(error, 400)})"
-                raise ArtifactError(problem, where=where, remedy="build the model as it was built before") from error
+            example = None if operation.input is None else rebuild(operation.input)
+            operate(part, drafted(part, None, plan, example, None, None), None)
+        except Exception as error:  # the plan is data from a file: whatever goes wrong with it is a fault of the file
+            problem = f"the operation cannot be repeated on this model ({one_line(error, 400)})"
+            raise ArtifactError(problem, where=where, remedy="build the model as it was built before") from error

@@ -1,4 +1,4 @@
-"""Seeded fuzz over recipe text and over artefact folders: every input must end in a result or in a clear error.
+"""Seeded fuzz over recipes, artefact folders and operations in others' files: each ends in a result or a clear error.
 
 A crash is any exception that is not a ``SurgeryError``; a leak is a file that appears outside the folder under test, or
 code that ran.
@@ -7,7 +7,9 @@ code that ran.
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
+import json
 import random
 import shutil
 import tempfile
@@ -19,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mutations import mutated_folder, mutated_text
+from mutations import mutated_folder, mutated_record, mutated_text
 from torch import nn
 
 import sesurgery
 from sesurgery.errors import SurgeryError
+from sesurgery.integrations.operations import operations_in, repeat_operations
 from sesurgery.models import zoo
 from sesurgery.recipe.recipe import load_recipe, parse_recipe, recipe_names, recipe_text
 
@@ -110,6 +113,29 @@ def fuzz_artifacts(count: int, seed: int) -> Tally:
             strangers = [path for path in (*home.iterdir(), *(home / "case").iterdir()) if path.name not in _OURS]
             tally.leaks += [f"{label}: {path}" for path in strangers]
             shutil.rmtree(home / "case")
+    return tally
+
+
+def fuzz_operations(count: int, seed: int) -> Tally:
+    """Repeat ``count`` damaged operations, as other libraries' files carry them; what is refused changes nothing."""
+    draw, tally = random.Random(seed), Tally()
+    base = zoo.create(zoo.resolve(MODEL))
+    text = json.dumps(operations_in(sesurgery.apply(base, "standard", stages="1-2").model)[""])
+    for number in range(count):
+        data: Any = mutated_record(draw, text)
+        with contextlib.suppress(ValueError):
+            data = json.loads(data)
+        path = draw.choice(["", "", "", "layer1", "layer1.0.bn1", "nowhere", "..", "a b", 3])
+
+        def repeat(data: Any = data, path: Any = path) -> None:
+            fresh = copy.deepcopy(base)
+            try:
+                repeat_operations(fresh, {path: data}, "a file")
+            except SurgeryError:
+                assert fresh.state_dict().keys() == base.state_dict().keys(), "a refusal changed the model"
+                raise
+
+        tally.take(f"operations {number} (seed {seed}) at {path!r}", repeat)
     return tally
 
 
