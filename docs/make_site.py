@@ -19,6 +19,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 REPOSITORY = "https://github.com/sesurgery/sesurgery"
+RAW = "https://raw.githubusercontent.com/sesurgery/sesurgery"
 sys.path[:0] = [str(DOCS), str(ROOT)]
 
 import site_catalogue  # noqa: E402
@@ -73,6 +74,7 @@ def _linked(text: str, source: str) -> str:
     def renewed(link: re.Match[str]) -> str:
         begin, target, anchor = link[1], link[2], link[3] or ""
         target = re.sub(rf"^{re.escape(REPOSITORY)}/(?:blob|tree|raw)/main/", "/", target)
+        target = target.replace(f"{RAW}/main/", "/", 1)
         if "://" in target or target.startswith("mailto:"):
             return link[0]
         path = ROOT / target[1:] if target.startswith("/") else (ROOT / source).parent / target
@@ -115,8 +117,8 @@ def _api(write: site_catalogue.Write) -> None:
     homes |= {"testing.assert_forward": "sesurgery.testing.assert_forward"}
     rows = []
     for name, home in homes.items():
-        options = "    options:\n      heading_level: 2\n      show_root_full_path: false\n"
-        write(f"api/{name}.md", f"# {name}\n\n::: {home}\n{options}")
+        options = "    options:\n      heading_level: 1\n      show_root_full_path: false\n"
+        write(f"api/{name}.md", f"::: {home}\n{options}")
         rows.append(f"- [`{name}`]({name}.md)")
     functions = [row for row in rows if row[4].islower()]
     classes = [row for row in rows if row not in functions]

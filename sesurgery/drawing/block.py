@@ -159,7 +159,7 @@ class _Side:
 
 def _dot(before: Survey, after: Survey, host: str, draft: Draft, across: bool) -> str:
     names = [{node.name for node in _graph(seen, host).nodes} for seen in (before, after)]
-    edited = {edit.path for edit in draft.plan.edits if edit.action != "insert"}
+    edited = {edit.path for edit in draft.plan.edits}  # a socket is filled under its own name
     sides = (
         _Side("before", before, host, names[1], edited, _GONE),
         _Side("after", after, host, names[0], edited, _NEW),

@@ -90,7 +90,10 @@ _PAGE = """\
 <style>{stylesheet}
 body {{ background: #fff; color: #1f2328; margin: 2rem; }}
 pre {{ font: 14px/1.35 ui-monospace, Menlo, Consolas, monospace; overflow-x: auto; }}
-@media (prefers-color-scheme: dark) {{ body {{ background: #0d1117; color: #e6edf3; }} }}
+@media (prefers-color-scheme: dark) {{
+  body {{ background: #0d1117; color: #e6edf3; }}
+  pre span {{ filter: brightness(1.8); }}
+}}
 </style></head><body><h1 style="font: 600 1.1rem sans-serif">{title}</h1><pre>{code}</pre></body></html>
 """
 

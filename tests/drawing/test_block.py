@@ -38,6 +38,11 @@ def test_an_exchanged_layer_is_red_before_and_green_after() -> None:
     assert "960 → 960 5x5" in text
 
 
+def test_a_socket_that_is_filled_is_green_under_its_own_name() -> None:
+    text = sesurgery.draw("cs3darknet_s", "yolov5-c3", form="dot").decode()
+    assert marked(text) == {GREEN: {"attn"}, RED: {"attn"}}
+
+
 def test_a_layer_that_goes_is_red() -> None:
     drawn = marked(sesurgery.draw("seresnet18", "strip-attention", form="dot").decode())
     assert "se" in drawn[RED]
