@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-from sesurgery.anatomy.dataflow import Flow, own_weights
+from sesurgery.anatomy.dataflow import Flow, own_weights, weight_layers
 from sesurgery.anatomy.existing_attention import Gated
 from sesurgery.anatomy.merges import Merge, gates_of, merges_of
 from sesurgery.anatomy.regions import BACKBONE, HEAD, NECK, Regions, regions_of
@@ -168,7 +168,7 @@ def _units(
     every = [merge for group in merges.values() for merge in group]
     for chosen in ([merge for merge in every if merge.residual], [merge for merge in every if merge.op == "cat"]):
         if chosen:
-            return [
+            sums = [
                 Unit(
                     merge.node.meta["val"],
                     regions.at(survey.frame(merge.host), merge.node.name) or BACKBONE,
@@ -176,6 +176,7 @@ def _units(
                 )
                 for merge in chosen
             ]
+            return _plain_blocks_ahead(survey, chosen[0], regions) + sums
     values = ((module, _output_tensor(survey, module)) for module in _kernels(survey))
     return [
         Unit(value, regions.of_module(survey.frame(module)) or BACKBONE)
@@ -184,9 +185,37 @@ def _units(
     ]
 
 
+def _plain_blocks_ahead(survey: Survey, first: Merge, regions: Regions) -> list[Unit]:
+    """What a traced network runs before its first sum in blocks that have none: members of a chain, by their paths."""
+    host = first.host
+    if not isinstance(host, GraphModule):
+        return []
+    ends: dict[str, Node] = {}
+    kernels: Counter[str] = Counter()
+    for node in first.node.graph.nodes:
+        if node is first.node:
+            break
+        for path in outwards(str(node.target))[1:-1] if node.op == "call_module" else ():
+            if path.rpartition(".")[2].isdigit():
+                ends[path] = node
+                kernels[path] += weight_layers(node, host.get_submodule)
+    inside = {outer for node in _branch_nodes(first, Flow.of(first.node.graph)) for outer in outwards(str(node.target))}
+    outermost = [path for path in ends if not any(outer in ends for outer in outwards(path)[1:])]
+    frame = survey.frame(host)
+    return [
+        Unit(ends[path].meta["val"], regions.at(frame, ends[path].name) or BACKBONE)
+        for path in outermost
+        if kernels[path] > 1 and path not in inside
+    ]
+
+
+def _branch_nodes(merge: Merge, flow: Flow) -> list[Node]:
+    return [n for end in merge.branches for n in flow.between(merge.fork, end) if n.op == "call_module"]
+
+
 def _dilation(merge: Merge, flow: Flow) -> int:
-    nodes = {node for end in merge.branches for node in flow.between(merge.fork, end) if node.op == "call_module"}
-    return dilation_of(part for node in nodes for part in merge.host.get_submodule(str(node.target)).modules())
+    layers = [merge.host.get_submodule(str(node.target)) for node in _branch_nodes(merge, flow)]
+    return dilation_of(part for layer in layers for part in layer.modules())
 
 
 def _blocks(survey: Survey, merges: dict[nn.Module, tuple[Merge, ...]], attention: Set[nn.Module]) -> list[nn.Module]:
