@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 torch.manual_seed(0)
-save_file(timm.create_model("resnet50").state_dict(), "resnet50.safetensors")
+save_file(timm.create_model("resnet50", zero_init_last=False).state_dict(), "resnet50.safetensors")
 for name in ("cats", "dogs"):
     Path("images/val", name).mkdir(parents=True)
     for index in range(2):
