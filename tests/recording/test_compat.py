@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections import OrderedDict
 
@@ -106,3 +107,12 @@ def test_timms_mbconv_se_is_the_one_its_models_are_built_with() -> None:
     layers = [part for part in mobilenetv3_small_050().modules() if type(part) is MbConvSE]
     assert layers
     assert {name.split(".")[0] for name in layers[0].state_dict()} == {"conv_reduce", "conv_expand"}
+
+
+def test_torch_is_silent_about_triton_and_about_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("torch.utils.flop_counter")
+    assert compat._not_of_triton not in logger.filters  # only while torch is imported
+    for text, passes in (("triton not found; flop counting will not work", False), ("another warning", True)):
+        record = logging.LogRecord(logger.name, logging.WARNING, "", 0, text, None, None)
+        assert compat._not_of_triton(record) is passes
+    assert torch.ops.aten.mm in compat.flop_registry
