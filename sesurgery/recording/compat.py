@@ -24,7 +24,7 @@ from torch.nn.modules.pooling import _AvgPoolNd as AvgPool
 from torch.nn.modules.pooling import _LPPoolNd as LPPool
 from torch.nn.modules.pooling import _MaxPoolNd as MaxPool
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode as _DispatchMode
 
 __all__ = [
     "BACKWARD_HOOKS",
@@ -42,6 +42,7 @@ __all__ = [
     "Unnoted",
     "flop_registry",
     "is_wrapped",
+    "modules_in",
     "packet",
     "pytree",
     "same_convolution",
@@ -83,6 +84,26 @@ FORWARD_HOOKS = (
     "_forward_hooks_always_called",
 )
 BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
+
+
+class TorchDispatchMode(_DispatchMode):
+    """A mode of operations that compiled code never sees: so none has to be told, at each operation, to leave it."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+def modules_in(model: nn.Module) -> list[nn.Module]:
+    """What ``model.modules()`` gives, in its order, without a generator for each level of nesting."""
+    seen: dict[nn.Module, None] = {}
+    pending = [model]
+    while pending:
+        module = pending.pop()
+        if module not in seen:
+            seen[module] = None
+            pending.extend([child for child in reversed(module._modules.values()) if child is not None])
+    return list(seen)
 
 
 def packet(function: Any) -> Any:

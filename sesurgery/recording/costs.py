@@ -21,7 +21,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from sesurgery.plans import Cost, added
 from sesurgery.recording.channel_axes import propagate
-from sesurgery.recording.compat import TorchDispatchMode, flop_registry, packet, saved_buffers, storage_of
+from sesurgery.recording.compat import TorchDispatchMode, flop_registry, modules_in, packet, saved_buffers, storage_of
 from sesurgery.recording.fast_shapes import result
 from sesurgery.recording.nested import tensors_in
 
@@ -318,7 +318,7 @@ def sizes(model: nn.Module) -> dict[nn.Module, tuple[int, int]]:
     """Parameters and bytes of state of each module's own, by storage: what is shared counts for the first."""
     seen: set[Any] = set()
     table: dict[nn.Module, tuple[int, int]] = {}
-    for module in model.modules():
+    for module in modules_in(model):
         params = size = 0
         state = [(tensor, True) for tensor in module._parameters.values()]
         state += [(tensor, False) for tensor in saved_buffers(module)]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sesurgery.recording.channel_axes import copy_labels, labels
-from sesurgery.recording.compat import Unnoted, storage_of, undispatched
+from sesurgery.recording.compat import Unnoted, modules_in, storage_of, undispatched
 from sesurgery.recording.costs import CountingMode, Tally
 from sesurgery.recording.module_state import Attributes
 
@@ -86,7 +86,7 @@ class EqualCalls:
         return self._again(call, module, inputs) if call.ran else self._first(call, module, inputs, run)
 
     def _first(self, call: EqualCall, module: nn.Module, inputs: list[torch.Tensor], run: Callable[[], Any]) -> Any:
-        modules = list(module.modules())
+        modules = modules_in(module)
         before = Attributes(modules)
         versions = [tensor._version for tensor in inputs]
         kept = [self._is_kept(tensor) for tensor in inputs]
@@ -107,7 +107,7 @@ class EqualCalls:
         return output
 
     def _again(self, call: EqualCall, module: nn.Module, inputs: list[torch.Tensor]) -> Any:
-        modules = list(module.modules())
+        modules = modules_in(module)
         for index, tally in call.tallies:
             self.counting.tally_of(modules[index]).add(tally)
         for index in call.keeps:

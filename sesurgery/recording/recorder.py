@@ -19,7 +19,7 @@ from torch.fx import Graph
 from sesurgery.plans import Cost
 from sesurgery.recording.author_places import place_in
 from sesurgery.recording.channel_axes import assume, assume_samples, mark_activation
-from sesurgery.recording.compat import Unnoted, is_wrapped, undispatched
+from sesurgery.recording.compat import Unnoted, is_wrapped, modules_in, undispatched
 from sesurgery.recording.costs import CountingMode, KeptBytes
 from sesurgery.recording.equal_calls import EqualCall, EqualCalls
 from sesurgery.recording.module_state import kept, undisturbed
@@ -63,7 +63,7 @@ class Frame:
 
     def take_after(self, other: Frame) -> None:
         """What happened in this call is what happened in ``other``, an equal call of an equal module."""
-        ours = dict(zip(other.module.modules(), self.module.modules(), strict=True))
+        ours = dict(zip(modules_in(other.module), modules_in(self.module), strict=True))
         self.graph = other.graph
         self.children = [_told_of(ours, child) for child in other.children]
 
@@ -112,7 +112,7 @@ def run(
             arguments one runs: the others share its graph.
     """
     counting = CountingMode()
-    equal = None if structure is None else EqualCalls(counting, model.modules(), structure)
+    equal = None if structure is None else EqualCalls(counting, modules_in(model), structure)
     recorder = Recorder(counting, True, gradients, equal)
     model.eval()
     for leaf in tensors_in(args):
@@ -148,7 +148,7 @@ def count(
         with contextlib.suppress(Exception):  # a forward may insist on its number of samples
             return count(model, one_sample(args), device=device, gradients=gradients, structure=structure)
     counting = CountingMode(labels=False)
-    modules = list(model.eval().modules())
+    modules = modules_in(model.eval())
     equal = None if structure is None else EqualCalls(counting, modules, structure)
 
     def called(module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -282,7 +282,7 @@ class Recorder:
         around: contextlib.AbstractContextManager[Any],
     ) -> Frame:
         """Run ``model(*args, **kwargs)`` and record it. What modules hold is put back."""
-        modules = list(model.modules())
+        modules = modules_in(model)
         with undisturbed(modules), kept(modules):
             _intercept(modules, self._called)
             with torch.set_grad_enabled(self.gradients), around, self.counting, self.mode or contextlib.nullcontext():

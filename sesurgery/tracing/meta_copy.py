@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 
 from sesurgery.errors import ModelError
-from sesurgery.recording.compat import BACKWARD_HOOKS, FORWARD_HOOKS
+from sesurgery.recording.compat import BACKWARD_HOOKS, FORWARD_HOOKS, modules_in
 from sesurgery.recording.module_state import TABLES
 from sesurgery.recording.nested import map_tensors
 from sesurgery.words.text import reason
@@ -58,7 +58,7 @@ def _twin(model: nn.Module, hooks: bool, plain: Callable[[type[nn.Module]], bool
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         memo[id(tensor)] = _weightless(tensor)
-    modules = list(model.modules())
+    modules = modules_in(model)
     for module in modules:
         for name in BACKWARD_HOOKS if hooks else (*FORWARD_HOOKS, *BACKWARD_HOOKS):
             table = module.__dict__.get(name)
@@ -96,7 +96,7 @@ def own_functions(model: nn.Module, copied: nn.Module, memo: dict[int, Any], box
 
 def _tables(model: nn.Module) -> Iterator[dict[Any, Any]]:
     """The attributes and the forward hooks of each module."""
-    for module in model.modules():
+    for module in modules_in(model):
         yield module.__dict__
         yield from (module.__dict__.get(name, {}) for name in FORWARD_HOOKS[:2])
 

@@ -94,6 +94,14 @@ def test_a_dispatch_mode_sees_aten() -> None:
     with Watch():
         torch.zeros(1).relu()
     assert torch.ops.aten.relu in seen
+    assert not hasattr(Watch.__torch_dispatch__, "_torchdynamo_disable")  # that wrapper costs as much as an operation
+
+
+def test_modules_are_walked_as_torch_walks_them() -> None:
+    shared = nn.ReLU()
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(1, 1, 1), shared), nn.ModuleDict({"a": shared, "b": nn.Identity()}))
+    model.register_module("none", None)
+    assert compat.modules_in(model) == list(model.modules())
 
 
 def test_trees_are_walked_in_order() -> None:
