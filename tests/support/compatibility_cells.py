@@ -48,6 +48,7 @@ def spoken(error: Exception) -> str:
 def page(found: dict[str, dict[str, Cell]]) -> str:
     """docs/compatibility.md as text."""
     counts = Counter(cells[name][0] for cells in found.values() for name in COLUMNS if name in cells)
+    missing = len(found) * len(COLUMNS) - sum(counts.values())
     notes: dict[str, int] = {}
     table = list(_table(found, notes))
     lines = [
@@ -62,6 +63,7 @@ def page(found: dict[str, dict[str, Cell]]) -> str:
         f"- no (with the reason below): {counts['no']:,}.",
         f"- orig.: the original model fails there too, so nothing was lost: {counts['neither']:,} (its reason below).",
         f"- –: the library has no such thing for this model: {counts['absent']:,}.",
+        *([f"- an empty cell was not run yet: {missing:,}."] if missing else []),
         "",
         *table,
         "",

@@ -181,7 +181,7 @@ def quantized(family: Family, model: nn.Module) -> None:
 
 @feature("Torch-Pruning")
 def pruned(family: Family, model: nn.Module) -> None:
-    """Torch-Pruning: two channels of every fourth layer with weights go, and what hangs on them; it runs as before."""
+    """Two channels of every fourth layer with weights go, and what hangs on them by its graph; the rest runs."""
     import torch_pruning
 
     args = family.inputs()
