@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from reports import AFTER, BEFORE, printed
 
 from sesurgery.plans import (
     Diff,
 )
-from sesurgery.report.plan import diff_lines, print_diff
+from sesurgery.report.plan import diff_lines, print_diff, print_diffs
 
 
 def test_only_changed_lines_are_marked() -> None:
@@ -58,3 +60,14 @@ def test_a_long_forward_is_shown_around_its_changes_only() -> None:
 def test_a_host_whose_code_stays_says_so() -> None:
     text = printed(lambda console: print_diff(console, Diff(("a",), "A", BEFORE, BEFORE)))
     assert "its forward stays as it is" in text
+
+
+def test_many_different_hosts_are_folded_unless_all_are_asked_for() -> None:
+    diffs = tuple(Diff((f"layer.{n}",), "Block", BEFORE.replace("conv", f"conv{n}"), AFTER) for n in range(98))
+    folded = printed(lambda console: print_diffs(console, diffs))
+    assert len(folded.splitlines()) < 100
+    assert re.search(
+        r"more hosts in \d+ more ways: layer\.\d+, .*; --all, or every=True, shows each", " ".join(folded.split())
+    )
+    whole = printed(lambda console: print_diffs(console, diffs, every=True))
+    assert all(f"layer.{n} (Block)" in whole for n in range(98))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from reports import edit, plan, printed, report
@@ -95,3 +96,17 @@ def test_inspection_shows_stages_merges_and_what_was_not_traced(width: int) -> N
     assert "another [reason]" in text
     assert "modules traced 21 of 23" in text
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_paper_is_named_where_its_stages_are_shown() -> None:
+    stages = tuple(Stage(index, 2.0 ** (index + 1), 8, 8, (f"layer{index}.0",)) for index in range(1, 5))
+    merges = tuple(MergeInfo(f"layer{index}.0", "add", "identity", index, 64) for index in range(1, 5))
+    named = Inspection("net", stages, merges, ())
+    for inspection, hinted in (
+        (named, True),
+        (replace(named, stages=stages[:3]), False),
+        (replace(named, merges=()), False),
+    ):
+        text = printed(lambda console, shown=inspection: render_inspection(console, shown))
+        assert ("SE_Stage_4" in text) is hinted
+    assert "stages= takes" in printed(lambda console: render_inspection(console, named, shell=False))

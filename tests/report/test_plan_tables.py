@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from reports import edit, plan, printed, report
 
-from sesurgery.plans import (
-    Skip,
-)
+from sesurgery.plans import Diff, Edit, OtherActivation, Skip, Swap, SwapChild
+from sesurgery.report.plan import kind_of
 
 
 def test_report_holds_edits_totals_and_the_diff() -> None:
@@ -57,3 +57,27 @@ def test_notes_are_printed_once_with_their_count() -> None:
     text = printed(report(plan(noted), notes=("random weights",)))
     assert "note: mounted twice (3 times)" in text
     assert "note: random weights" in text
+
+
+def swapped(name: str, before: str, after: str) -> tuple[Edit, Diff]:
+    change = SwapChild((Swap(f"layer1.0.{name}", "", OtherActivation("silu")),))
+    made = edit(1, 0, action="replace", at="a thing", module="SiLU", path=f"layer1.0.{name}", change=change)
+    return made, Diff(("layer1.0",), "Block", f"self.{name} = {before}", f"self.{name} = {after}")
+
+
+CONV = "Conv2d(32, 32, kernel_size=({0}, {0}), stride=(1, 1), padding=({1}, {1}), groups=32, bias=False)"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "words"),
+    [
+        ("conv_dw", CONV.format(3, 1), CONV.format(5, 2), "replace a thing kernel 3 → 5"),
+        ("act", "ReLU(inplace=True)", "SiLU(inplace=True)", "replace a thing ReLU → SiLU"),
+        ("conv", "Conv2d(3, 4, stride=(2, 1))", "Conv2d(3, 4, stride=(1, 1))", "replace a thing stride (2, 1) → 1"),
+    ],
+)
+def test_a_title_names_the_change(name: str, before: str, after: str, words: str) -> None:
+    made, diff = swapped(name, before, after)
+    assert kind_of(made, (diff,)) == words
+    assert words in printed(report(plan((made,), diffs=(diff,))))
+    assert words.replace("→", "->") in printed(report(plan((made,), diffs=(diff,))), encoding="ascii")
