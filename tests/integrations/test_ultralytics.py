@@ -266,3 +266,11 @@ def test_norms_and_weights_beside_a_new_layer_are_frozen() -> None:
     assert [id(each) for each in partly] == [id(body.model[0])]
     assert first == "model.0.se"
     assert spared(body, 0) == (0, ())
+
+
+def test_workers_on_other_gpus_get_the_trainer(tmp_path: Path) -> None:
+    """ultralytics pickles the class with cloudpickle; a worker reads it with pickle alone."""
+    torch.save(SE, tmp_path / "trainer.pt", pickle_module=pytest.importorskip("cloudpickle"))
+    again = torch.load(tmp_path / "trainer.pt", weights_only=False)
+    assert issubclass(again, DetectionTrainer)
+    assert again.wanted == SE.wanted
