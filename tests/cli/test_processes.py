@@ -18,7 +18,21 @@ def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["apply", "--help"], ["recipes"], ["recipes", "show", "standard"]])
+LIGHT = (
+    "",
+    "--help",
+    "apply --help",
+    "recipes",
+    "recipes show standard",
+    "recipes --json",
+    "layers",
+    "layers show se --json",
+    "places",
+    "completion zsh",
+)
+
+
+@pytest.mark.parametrize("words", [words.split() for words in LIGHT])
 def test_light_commands_do_not_import_torch(words: list[str]) -> None:
     code = (
         "import sys, sesurgery\nfrom sesurgery.cli.app import app\n"
