@@ -10,6 +10,8 @@ from torch import nn
 
 from sesurgery.errors import InputError, ModelError
 from sesurgery.models import zoo
+from sesurgery.models.checkpoints import PREFIXES
+from sesurgery.operating.edited_class import original_class
 from sesurgery.recording.nested import batch_of
 from sesurgery.verification.comparison import Comparison
 from sesurgery.verification.inputs import Inputs
@@ -51,8 +53,9 @@ def verify(
 
     Args:
         original: the model before the operation; or its name, to make a new one that gets the operated model's
-            weights. Where ``operated`` is left out: the operated model. It then runs alone, and the result says whether
-            every inserted layer is still called.
+            weights. One of the two may be compiled, or wrapped (``DataParallel``, ``AveragedModel``): what is in the
+            wrapper is compared. Where ``operated`` is left out: the operated model. It then runs alone, and the result
+            says whether every inserted layer is still called.
         operated: the operated model, with the weights of the original.
         example_input: a tensor (N, C, H, W), or a tuple of positional arguments; where left out, what the model was
             operated on, else derived.
@@ -80,6 +83,8 @@ def verify(
             original = _by_name(original, subject, model_args)
         for model in (original, subject):
             _check_weights(model)
+        if operated is not None and original_class(type(original)) is not original_class(type(subject)):
+            original, subject = _unwrapped(original), _unwrapped(subject)  # one is compiled, or an average
         check = _Check(None if operated is None else original, subject, read_inserted(subject))
         check.all_ways(example_input, input_size)
         return check.result()
@@ -239,6 +244,14 @@ class _Check:
         idle = [use.path for use in layers if use.gradients is False]
         if idle:
             yield f"no gradient reaches {listed(idle)} in train mode"
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """What a wrapper holds that puts one word before all keys."""
+    prefixes = [prefix.rstrip(".") for prefix in PREFIXES]
+    while list(model._modules) in ([name] for name in prefixes):
+        (model,) = model.children()
+    return model
 
 
 def _by_name(name: str, operated: nn.Module, args: Mapping[str, Any] | None) -> nn.Module:

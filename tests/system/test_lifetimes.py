@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,19 +46,26 @@ def net(block: type[nn.Module]) -> nn.Module:
 
 
 # By each route: into an empty place, into the author's text, behind a layer of a Sequential.
-ROUTES = {"socket": (Block, "standard"), "source": (Plain, "standard"), "behind": (Plain, "after pooling")}
+AFTER_POOLING = {"rules": [{"insert": {"module": "se"}, "at": "after module", "where": {"type": "AvgPool2d"}}]}
+ROUTES: dict[str, tuple[type[nn.Module], Any]] = {
+    "socket": (Block, "standard"),
+    "source": (Plain, "standard"),
+    "behind": (Plain, AFTER_POOLING),
+}
+
+
+def operated_by(route: str) -> tuple[nn.Module, nn.Module]:
+    block, recipe = ROUTES[route]
+    plain = net(block)
+    surgery = sesurgery.apply(plain, recipe, example_input=IMAGE, init="identity")
+    assert {edit.route for edit in surgery.plan.edits} == {route}
+    return plain, surgery.model
 
 
 @pytest.fixture(params=ROUTES)
 def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module]:
     """A network, and the same with attention that starts as the identity."""
-    block, recipe = ROUTES[request.param]
-    behind = {"rules": [{"insert": {"module": "se"}, "at": "after module", "where": {"type": "AvgPool2d"}}]}
-    plain = net(block)
-    rules = behind if request.param == "behind" else recipe
-    surgery = sesurgery.apply(plain, rules, example_input=IMAGE, init="identity")
-    assert {edit.route for edit in surgery.plan.edits} == {request.param}
-    return plain, surgery.model
+    return operated_by(request.param)
 
 
 def test_functional_call_takes_other_weights(pair: tuple[nn.Module, nn.Module]) -> None:
@@ -123,10 +133,24 @@ class Wrapper(nn.Module):
         return self.inner(x)
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="eager")  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize("wrap", [Wrapper, nn.DataParallel, torch.optim.swa_utils.AveragedModel, nn.Sequential])
-def test_verify_takes_wrapped_models(pair: tuple[nn.Module, nn.Module], wrap: type[nn.Module]) -> None:
-    plain, operated = (wrap(model).eval() for model in pair)
+def test_verify_takes_wrapped_models(wrap: type[nn.Module]) -> None:
+    plain, operated = (wrap(model).eval() for model in operated_by("source"))
     assert sesurgery.verify(plain, operated, example_input=IMAGE)
     with torch.no_grad():
         next(operated.parameters()).add_(1)
     assert not sesurgery.verify(plain, operated, example_input=IMAGE)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel, compiled])
+def test_verify_takes_a_model_beside_its_wrapped_twin(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    plain, operated = operated_by("source")
+    for one, two in ((plain, wrap(operated)), (wrap(plain), operated)):
+        assert sesurgery.verify(one.eval(), two.eval(), example_input=IMAGE)
+    with torch.no_grad():
+        next(operated.parameters()).add_(1)
+    assert not sesurgery.verify(plain, wrap(operated).eval(), example_input=IMAGE)
