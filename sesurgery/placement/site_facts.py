@@ -149,7 +149,7 @@ def _traits(anatomy: Anatomy, block: nn.Module) -> frozenset[str]:
         site_traits.add("residual add")
     if any(_are_parallel(anatomy, merge) for part in parts for merge in anatomy.merges.get(part, ())):
         site_traits.add("parallel branches")
-    if any(next(empty_sockets(anatomy.survey, part), None) for part in parts):
+    if any(empty_sockets(anatomy.survey, part) for part in parts):
         site_traits.add("socket")
     return frozenset(site_traits)
 

@@ -43,8 +43,15 @@ def _does_more(survey: Survey, host: nn.Module, filled_: Trace) -> bool:
     return isinstance(empty, Trace) and empty is not filled_ and len(filled_.graph.nodes) > len(empty.graph.nodes) + 1
 
 
-def empty_sockets(survey: Survey, host: nn.Module) -> Iterator[tuple[str, Trace, Node]]:
+def empty_sockets(survey: Survey, host: nn.Module) -> list[tuple[str, Trace, Node]]:
     """Every empty socket of a host: its name, a trace in which it is called, and the node of the call."""
+    key = ("empty sockets", host)
+    if key not in survey.memo:
+        survey.memo[key] = list(_empty_sockets(survey, host))
+    return survey.memo[key]
+
+
+def _empty_sockets(survey: Survey, host: nn.Module) -> Iterator[tuple[str, Trace, Node]]:
     traced = survey.trace(host)
     if not isinstance(traced, Trace):
         return
