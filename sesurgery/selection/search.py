@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sesurgery.selection.ranking import Judge, ranked
 from sesurgery.selection.result import Selection, Value, in_order
 from sesurgery.trials.models import Source
 from sesurgery.trials.training import Run, training_function
+from sesurgery.words.paths import join
 
 SITE_COSTS = ("params", "macs")
 
@@ -86,6 +88,8 @@ def search(
     recipes = [narrowed(wanted, sites.edits, indices, name) for name, indices in candidates.items()]
     trainings: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "aim": aim, "smaller": smaller, "jobs": jobs}
     kept: dict[str, Any] = {"folder": folder, "storage": storage, "pretrained": pretrained, "progress": progress}
+    for data, indices in zip(recipes, candidates.values(), strict=True):
+        _check_sites(plan(model, data, **asked), [sites.edits[index] for index in indices])
     everywhere = {**to_data(wanted), "name": "all-sites"}
     check = compare(model, [*recipes, everywhere], train=train, **kept, **trainings, **asked) if seeds else None
     paths = tuple(sites.edits[index].path for index in picked)
@@ -147,8 +151,26 @@ def _subsets(edits: Sequence[Edit], picked: Sequence[int], count: int) -> dict[s
 
 
 def narrowed(recipe: Recipe, edits: Sequence[Edit], indices: Sequence[int], name: str) -> dict[str, Any]:
-    """A recipe for some of its sites only, by path, as data."""
+    """A recipe for some of its sites only, by path, as data: by the path of the layer, or, where a host has several
+    whose names depend on which are chosen, of what the layer follows."""
     data = to_data(recipe)
     rule = data["rules"][0]
-    paths = [edits[index].path for index in indices]
+    hosts = Counter(edit.host for edit in edits)
+
+    def path(edit: Edit) -> str:
+        value = getattr(edit.change, "value", None)
+        return edit.path if hosts[edit.host] == 1 or value is None else join(edit.host, value)
+
+    paths = [path(edits[index]) for index in indices]
     return {**data, "name": name, "rules": [{**rule, "where": {**rule.get("where", {}), "path": paths}}]}
+
+
+def _check_sites(narrow: Plan, wanted: Sequence[Edit]) -> None:
+    if _sites_of(narrow.edits) != _sites_of(wanted):
+        problem = "some of its sites cannot be told apart by path"
+        raise InputError(problem, where="recipe", remedy="give one whose sites lie in hosts of their own")
+
+
+def _sites_of(edits: Sequence[Edit]) -> set[tuple[str, Any]]:
+    """Where layers go, whatever they are called."""
+    return {(edit.host, getattr(edit.change, "value", edit.path)) for edit in edits}

@@ -11,7 +11,7 @@ from places import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "page"), [("compare_tables", "compare")])
+@pytest.mark.parametrize(("script", "page"), [("compare_tables", "compare"), ("experiment", "experiment")])
 def test_a_measured_page_is_fresh(tmp_path: Path, script: str, page: str) -> None:
     new = tmp_path / "page.md"
     command = [sys.executable, f"benchmarks/{script}.py", "page", str(new)]

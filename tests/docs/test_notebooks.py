@@ -21,6 +21,7 @@ NAMES = (
     "06_own_layer_own_place",
     "07_export_and_eject",
     "08_segmentation",
+    "09_from_question_to_recipe",
 )
 
 

@@ -12,7 +12,9 @@ from networks import Residual
 from torch import nn
 
 import sesurgery
+from sesurgery.recipe.recipe import load_recipe
 from sesurgery.selection.choice import chosen
+from sesurgery.selection.search import narrowed
 from sesurgery.selection.switches import Switches
 
 
@@ -147,3 +149,14 @@ def test_bad_input_is_one_message(tmp_path: Path, asked: dict[str, object], word
     asked = {"train": run, "validate": validate, "seeds": 0, "input_size": SIZE, **asked}
     with pytest.raises(sesurgery.SurgeryError, match=words):
         sesurgery.search(Net(), asked.pop("recipe", "standard"), folder=tmp_path, **asked)
+
+
+def test_sites_of_one_host_are_told_apart() -> None:
+    """The names of layers depend on which sites are chosen, so that a recipe says what each follows."""
+    recipe = load_recipe({"rules": [{"insert": {"module": "se"}, "at": "after conv"}]})
+    edits = sesurgery.plan(Net(), recipe, input_size=SIZE).edits
+    assert len(edits) == 6
+    for indices in ([0], [1], [1, 2], [0, 3, 5]):
+        kept = sesurgery.plan(Net(), narrowed(recipe, edits, indices, "some"), input_size=SIZE).edits
+        wanted = [(edits[index].host, edits[index].change.value) for index in indices]
+        assert [(edit.host, edit.change.value) for edit in kept] == wanted
