@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,7 @@ def search(
     recipes = [narrowed(wanted, sites.edits, indices, name) for name, indices in candidates.items()]
     trainings: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "aim": aim, "smaller": smaller, "jobs": jobs}
     kept: dict[str, Any] = {"folder": folder, "storage": storage, "pretrained": pretrained, "progress": progress}
-    for data, indices in zip(recipes, candidates.values(), strict=True):
-        _check_sites(plan(model, data, **asked), [sites.edits[index] for index in indices])
+    _check_sites([plan(model, data, **asked) for data in recipes], sites.edits, candidates.values())
     everywhere = {**to_data(wanted), "name": "all-sites"}
     check = compare(model, [*recipes, everywhere], train=train, **kept, **trainings, **asked) if seeds else None
     paths = tuple(sites.edits[index].path for index in picked)
@@ -165,10 +164,11 @@ def narrowed(recipe: Recipe, edits: Sequence[Edit], indices: Sequence[int], name
     return {**data, "name": name, "rules": [{**rule, "where": {**rule.get("where", {}), "path": paths}}]}
 
 
-def _check_sites(narrow: Plan, wanted: Sequence[Edit]) -> None:
-    if _sites_of(narrow.edits) != _sites_of(wanted):
-        problem = "some of its sites cannot be told apart by path"
-        raise InputError(problem, where="recipe", remedy="give one whose sites lie in hosts of their own")
+def _check_sites(narrow: Sequence[Plan], edits: Sequence[Edit], wanted: Iterable[Sequence[int]]) -> None:
+    for each, indices in zip(narrow, wanted, strict=True):
+        if _sites_of(each.edits) != _sites_of([edits[index] for index in indices]):
+            problem = "some of its sites cannot be told apart by path"
+            raise InputError(problem, where="recipe", remedy="give one whose sites lie in hosts of their own")
 
 
 def _sites_of(edits: Sequence[Edit]) -> set[tuple[str, Any]]:
