@@ -89,8 +89,8 @@ def search(
     trainings: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "aim": aim, "smaller": smaller, "jobs": jobs}
     kept: dict[str, Any] = {"folder": folder, "storage": storage, "pretrained": pretrained, "progress": progress}
     _check_sites([plan(model, data, **asked) for data in recipes], sites.edits, candidates.values())
-    everywhere = {**to_data(wanted), "name": "all-sites"}
-    check = compare(model, [*recipes, everywhere], train=train, **kept, **trainings, **asked) if seeds else None
+    recipes.append({**to_data(wanted), "name": "all-sites"})
+    check = compare(model, recipes, train=train, **kept, **trainings, **asked) if seeds else None
     paths = tuple(sites.edits[index].path for index in picked)
     return Selection(sites.model, recipes[0], sites.edits, in_order(values), paths, check, written(limits))
 
