@@ -14,6 +14,7 @@ from sesurgery.api import RecipeLike, plan, recipe_for
 from sesurgery.comparison.budget import Limit, written
 from sesurgery.comparison.budget import budget as budget_of
 from sesurgery.comparison.compare import compare
+from sesurgery.comparison.rows import Comparison
 from sesurgery.errors import InputError
 from sesurgery.planning.planner import Progress
 from sesurgery.plans import Edit, Insertion, Plan
@@ -89,10 +90,21 @@ def search(
     trainings: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "aim": aim, "smaller": smaller, "jobs": jobs}
     kept: dict[str, Any] = {"folder": folder, "storage": storage, "pretrained": pretrained, "progress": progress}
     _check_sites([plan(model, data, **asked) for data in recipes], sites.edits, candidates.values())
-    recipes.append({**to_data(wanted), "name": "all-sites"})
-    check = compare(model, recipes, train=train, **kept, **trainings, **asked) if seeds else None
+    tried = [*recipes, {**to_data(wanted), "name": "all-sites"}]
+    check = compare(model, tried, train=train, **kept, **trainings, **asked) if seeds else None
+    return _selection(sites, recipes[0], values, picked, check, limits)
+
+
+def _selection(
+    sites: Plan,
+    recipe: dict[str, Any],
+    values: dict[str, Value],
+    picked: Sequence[int],
+    check: Comparison | None,
+    limits: tuple[Limit, ...],
+) -> Selection:
     paths = tuple(sites.edits[index].path for index in picked)
-    return Selection(sites.model, recipes[0], sites.edits, in_order(values), paths, check, written(limits))
+    return Selection(sites.model, recipe, sites.edits, in_order(values), paths, check, written(limits))
 
 
 def _reporting(progress: Progress | None) -> Callable[[int, int], None]:
