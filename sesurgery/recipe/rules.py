@@ -84,7 +84,8 @@ Activation = Annotated[str, WithJsonSchema({"enum": list(ACTIVATIONS)})]
 
 def _in_a_line(schema: dict[str, Any]) -> None:
     """Editors show what a thing is, and not how it is built in Python."""
-    schema["description"] = schema["description"].partition("\n")[0]
+    if "description" in schema:  # that of a user's own class may be missing
+        schema["description"] = schema["description"].partition("\n")[0]
 
 
 class _Model(BaseModel):
