@@ -24,7 +24,7 @@ from torch.nn.modules.pooling import _AvgPoolNd as AvgPool
 from torch.nn.modules.pooling import _LPPoolNd as LPPool
 from torch.nn.modules.pooling import _MaxPoolNd as MaxPool
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode as _DispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "BACKWARD_HOOKS",
@@ -84,14 +84,6 @@ FORWARD_HOOKS = (
     "_forward_hooks_always_called",
 )
 BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
-
-
-class TorchDispatchMode(_DispatchMode):
-    """A mode of operations that compiled code never sees: so none has to be told, at each operation, to leave it."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
 
 def modules_in(model: nn.Module) -> list[nn.Module]:
