@@ -65,7 +65,9 @@ class InsertionCosts:
         """The cost with these edits of a step, all or none of each host."""
         if not edits:
             return self.survey.cost
-        _, sites = self._steps.setdefault(id(step), (step, self._sites(step)))
+        if id(step) not in self._steps:
+            self._steps[id(step)] = step, self._sites(step)
+        _, sites = self._steps[id(step)]
         if sites is not None:
             chosen = [sites[edit.path] for edit in edits]
             around = self._bytes_around(step, sites, chosen)
@@ -85,16 +87,14 @@ class InsertionCosts:
         key = _places(chosen)
         if key not in self._around:
             around = self._from_stages(step, sites, chosen)
-            if around is None:
-                hosts = {path.rpartition(".")[0] for path, site in sites.items() if site in chosen}
-                counted, sums = self._counted(step, hosts), self._added(chosen)
-                around = counted.activation_bytes - sums.activation_bytes
-                self._around[key] = (
-                    around if replace(sums, activation_bytes=counted.activation_bytes) == counted else None
-                )
-            else:
-                self._around[key] = around
+            self._around[key] = self._on_a_copy(step, sites, chosen) if around is None else around
         return self._around[key]
+
+    def _on_a_copy(self, step: Step, sites: Mapping[str, _Site], chosen: Sequence[_Site]) -> int | None:
+        hosts = {path.rpartition(".")[0] for path, site in sites.items() if site in chosen}
+        counted, sums = self._counted(step, hosts), self._added(chosen)
+        adds_up = replace(sums, activation_bytes=counted.activation_bytes) == counted
+        return counted.activation_bytes - sums.activation_bytes if adds_up else None
 
     def _from_stages(self, step: Step, sites: Mapping[str, _Site], chosen: Sequence[_Site]) -> int | None:
         """The sum over the stages that were chosen, where those of all stages are known and add up to the whole."""
@@ -139,30 +139,21 @@ def _places(sites: Iterable[_Site]) -> frozenset[Any]:
     return frozenset(site.place for site in sites)
 
 
-class _Kept(KeptBytes):
-    """Tells afterwards which memory was kept."""
-
-    storages: frozenset[int] = frozenset()
-
-    def __exit__(self, *raised: object) -> None:
-        self.storages = frozenset(key for key, (_, tally) in self._kept.items() if tally is not None)
-        super().__exit__(*raised)
-
-
 def _by_itself(layer: nn.Module, shape: tuple[int, ...]) -> _Layer | None:
     """A layer on ``meta``, run on an activation of this shape that asks for gradients; None where it cannot be."""
     counting = CountingMode(labels=False)
     given = torch.empty(shape, device="meta", requires_grad=True)
     x = given.view(shape)  # an activation is no leaf: it may be written in place
-    counting.kept = kept = _Kept(layer, counting)
+    counting.kept = kept = KeptBytes(layer, counting)
     try:
         with torch.inference_mode(False), torch.enable_grad(), kept, counting:
             output = layer(x)
+            in_kept, out_kept = kept.has(x), kept.has(output)
     except Exception:
         return None
-    cost = counting.cost(layer)
     ends = {storage_of(tensor): tensor.untyped_storage().nbytes() for tensor in (x, output)}
-    own = cost.activation_bytes - sum(size for key, size in ends.items() if key in kept.storages)
-    in_kept, out_kept = (storage_of(tensor) in kept.storages for tensor in (x, output))
+    kept_ends = {storage_of(tensor) for tensor, is_kept in ((x, in_kept), (output, out_kept)) if is_kept}
+    cost = counting.cost(layer)
+    own = cost.activation_bytes - sum(ends[key] for key in kept_ends)
     outside = (in_kept, out_kept, len(ends), output.stride(), ends[storage_of(output)], output.dtype)
     return _Layer(replace(cost, activation_bytes=own, own={}), outside)
