@@ -25,20 +25,6 @@ from sesurgery.recipe.rules import Recipe
 LOG = logging.getLogger("sesurgery")
 
 
-def drafted(
-    model: nn.Module,
-    spec: zoo.ModelSpec | None,
-    wanted: Recipe | Plan,
-    example_input: Any,
-    input_size: Sequence[int] | str | None,
-    progress: Progress | None,
-) -> Draft:
-    """A recipe planned on a model, or a plan made concrete on it; the model stays as it is."""
-    refuse_operation(model)
-    with _uncollected():
-        return _drafted(model, spec, wanted, example_input, input_size, progress or _silent)
-
-
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
     """No search for garbage meanwhile: nearly all of the many small objects of a plan live as long as it is made."""
@@ -51,14 +37,18 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _drafted(
+@_uncollected()
+def drafted(
     model: nn.Module,
     spec: zoo.ModelSpec | None,
     wanted: Recipe | Plan,
     example_input: Any,
     input_size: Sequence[int] | str | None,
-    report: Progress,
+    progress: Progress | None,
 ) -> Draft:
+    """A recipe planned on a model, or a plan made concrete on it; the model stays as it is."""
+    refuse_operation(model)
+    report = progress or _silent
     report("looking at the model", 0, 2 if isinstance(wanted, Plan) else len(wanted.rules) + 2)
     try:
         rehearsal = rehearse(model, spec, example_input, input_size)
