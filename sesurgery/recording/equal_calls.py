@@ -56,16 +56,18 @@ class EqualCalls:
     Args:
         counting: counts the forward; what a call cost is counted again for those that do not run.
         modules: all that are called.
-        structure: equal for modules that are equal but for their weights; None where that cannot be said.
+        structure: equal for modules that are equal but for their weights, None for one of which that cannot be said;
+            left out, it is said of none.
     """
 
     def __init__(
-        self, counting: CountingMode, modules: Iterable[nn.Module], structure: Callable[[nn.Module], Any]
+        self,
+        counting: CountingMode,
+        modules: Iterable[nn.Module] = (),
+        structure: Callable[[nn.Module], Any] | None = None,
     ) -> None:
         self.counting = counting
-        forms = {module: structure(module) for module in modules if not _is_layer_of_torch(module)}
-        times = Counter(forms.values())
-        self._forms = {module: form for module, form in forms.items() if form is not None and times[form] > 1}
+        self._forms: dict[nn.Module, Any] = {} if structure is None else _repeated(modules, structure)
         self._calls: dict[Any, EqualCall] = {}
 
     def find(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EqualCall | None:
@@ -165,6 +167,13 @@ class EqualCalls:
     def _keep(self, tensor: torch.Tensor) -> None:
         if self.counting.kept is not None:
             self.counting.kept.keep(tensor, None)
+
+
+def _repeated(modules: Iterable[nn.Module], structure: Callable[[nn.Module], Any]) -> dict[nn.Module, Any]:
+    """The structure of each module that another one has as well."""
+    forms = {module: structure(module) for module in modules if not _is_layer_of_torch(module)}
+    times = Counter(forms.values())
+    return {module: form for module, form in forms.items() if form is not None and times[form] > 1}
 
 
 def _is_layer_of_torch(module: nn.Module) -> bool:

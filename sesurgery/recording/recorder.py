@@ -112,8 +112,7 @@ def run(
             arguments one runs: the others share its graph.
     """
     counting = CountingMode()
-    equal = None if structure is None else EqualCalls(counting, modules_in(model), structure)
-    recorder = Recorder(counting, True, gradients, equal)
+    recorder = Recorder(counting, True, gradients, EqualCalls(counting, modules_in(model), structure))
     model.eval()
     for leaf in tensors_in(args):
         mark_activation(leaf)
@@ -149,14 +148,12 @@ def count(
             return count(model, one_sample(args), device=device, gradients=gradients, structure=structure)
     counting = CountingMode(labels=False)
     modules = modules_in(model.eval())
-    equal = None if structure is None else EqualCalls(counting, modules, structure)
+    equal = EqualCalls(counting, modules, structure)
 
     def called(module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        call = None if equal is None else equal.find(module, args, kwargs)
+        call = equal.find(module, args, kwargs)
         run = functools.partial(counting.called, module, forward, *args, **kwargs)
-        if equal is None or call is None:
-            return run()
-        return equal.called(call, module, flat_tensors((args, kwargs)), run)
+        return run() if call is None else equal.called(call, module, flat_tensors((args, kwargs)), run)
 
     with undisturbed(modules), kept(modules), _watched(model, counting, gradients):
         _intercept(modules, called)
@@ -272,7 +269,7 @@ class Recorder:
         self.mode = OperationsMode(counting.origins, gradients) if operations else None
         self.thread = threading.get_ident()
         self.answers: dict[nn.Module, deque[Frame]] = {}
-        self.equal = equal
+        self.equal = equal or EqualCalls(counting)
 
     def record(
         self,
@@ -335,8 +332,8 @@ class Recorder:
         known = self._answer(frame, samples)
         if known is not None:
             return lambda *_, **__: _again(known.output), None
-        call = None if samples or self.equal is None else self.equal.find(frame.module, args, kwargs)
-        if self.equal is None or call is None:
+        call = None if samples else self.equal.find(frame.module, args, kwargs)
+        if call is None:
             return forward, None
         run = functools.partial(self.equal.called, call, frame.module, inputs)
         return (lambda *args, **kwargs: run(functools.partial(forward, *args, **kwargs))), call
