@@ -18,11 +18,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import yaml
 from machine import machine
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from networks import senet_resnet50
 
 from sesurgery.comparison.compare import compare
 from sesurgery.comparison.evidence import interval
@@ -159,15 +161,10 @@ def run(names: list[str]) -> None:
 
 
 def big_network(network: str) -> nn.Module:
-    """The network of the publication, without weights: the paper's ResNet-50 strides in its first convolutions."""
+    """The network of the publication, without weights."""
     if network == "shufflenet":
         return zoo.create(zoo.resolve("torchvision:shufflenet_v2_x1_0", {"num_classes": 10}), device="meta")
-    with torch.device("meta"):
-        model = timm.create_model("resnet50")
-    for stage in (model.layer2, model.layer3, model.layer4):
-        block = stage[0]
-        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-    return model
+    return senet_resnet50()
 
 
 def big_costs(table: Table) -> dict[str, Row]:

@@ -388,6 +388,17 @@ TOYS: dict[str, Toy] = {
 SIZE = (3, 32, 32)  # of one image for the small ResNet
 
 
+def senet_resnet50() -> nn.Module:
+    """ResNet-50 on ``meta`` with the stride of each downsampling block in its first convolution, as the SENet paper
+    has it."""
+    with torch.device("meta"):
+        model = timm.create_model("resnet50")
+    for stage in (model.layer2, model.layer3, model.layer4):
+        block = stage[0]
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    return model
+
+
 def small_resnet(**more: Any) -> nn.Module:
     """A ResNet-18 of five narrow blocks, the same every time; ``more`` goes to its builder."""
     torch.manual_seed(3)

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-import timm
-import torch
 import yaml
+from networks import senet_resnet50
 from places import FACTS
 from torch import nn
 
@@ -28,13 +27,7 @@ EXACT = [(placement, stage, count) for placement, counts in SENET["exact"].items
 
 @pytest.fixture(scope="module")
 def paper() -> nn.Module:
-    """ResNet-50 with the stride of each downsampling block in its first convolution, as in the paper."""
-    with torch.device("meta"):
-        model = timm.create_model("resnet50")
-    for stage in (model.layer2, model.layer3, model.layer4):
-        block = stage[0]
-        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-    return model
+    return senet_resnet50()
 
 
 def figures(plan: Plan) -> tuple[float, float]:
