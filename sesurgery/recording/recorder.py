@@ -112,7 +112,7 @@ def run(
             arguments one runs: the others share its graph.
     """
     counting = CountingMode()
-    recorder = Recorder(counting, True, gradients, EqualCalls(counting, modules_in(model), structure))
+    recorder = Recorder(counting, gradients, EqualCalls(counting, modules_in(model), structure))
     model.eval()
     for leaf in tensors_in(args):
         mark_activation(leaf)
@@ -209,7 +209,7 @@ def record_call(module: nn.Module, frame: Frame, gradients: bool = False) -> Fra
     """
 
     def recorded(device: contextlib.AbstractContextManager[Any], gradients: bool) -> Frame:
-        recorder = Recorder(CountingMode(), True, gradients)
+        recorder = Recorder(CountingMode(), gradients)
         recorder.answers = answers_of(frame)
         args, kwargs = map_tensors(lambda tensor: tensor, (frame.args, frame.kwargs))  # in containers of their own
         return recorder.record(module, args, kwargs, device)
@@ -232,7 +232,7 @@ def record_within(model: nn.Module, args: tuple[Any, ...], module: nn.Module, gr
     """
 
     def recorded(gradients: bool) -> Frame:
-        return Recorder(CountingMode(), True, gradients).record(model, args, {}, _on_device(args))
+        return Recorder(CountingMode(), gradients).record(model, args, {}, _on_device(args))
 
     root = recorded(True) if gradients else _with_gradients_if_needed(recorded)
     for frame in walk(root):
@@ -257,7 +257,6 @@ class Recorder:
     def __init__(
         self,
         counting: CountingMode,
-        operations: bool,
         gradients: bool,
         equal: EqualCalls | None = None,
     ) -> None:
@@ -266,7 +265,7 @@ class Recorder:
         self.frames: list[Frame] = []
         self.graphs: list[HostGraph | None] = []
         self.root: Frame | None = None
-        self.mode = OperationsMode(counting.origins, gradients) if operations else None
+        self.mode = OperationsMode(counting.origins, gradients)
         self.thread = threading.get_ident()
         self.answers: dict[nn.Module, deque[Frame]] = {}
         self.equal = equal or EqualCalls(counting)
@@ -282,7 +281,7 @@ class Recorder:
         modules = modules_in(model)
         with undisturbed(modules), kept(modules):
             _intercept(modules, self._called)
-            with torch.set_grad_enabled(self.gradients), around, self.counting, self.mode or contextlib.nullcontext():
+            with torch.set_grad_enabled(self.gradients), around, self.counting, self.mode:
                 model(*args, **kwargs)
         assert self.root is not None
         return self.root
@@ -350,13 +349,12 @@ class Recorder:
 
     def _push(self, frame: Frame, forward: Callable[..., Any] | None, args: Any, kwargs: Any) -> None:
         graph = None
-        if self.mode is not None and forward is not None and _is_host(forward):
+        if forward is not None and _is_host(forward):
             graph = HostGraph(frame.module, _arguments(forward, args, kwargs), _BOUNDARY)
             frame.graph = graph.graph
         self.frames.append(frame)
         self.graphs.append(graph)
-        if self.mode is not None:
-            self.mode.current = graph
+        self.mode.current = graph
 
     def _answer(self, frame: Frame, samples: bool) -> Frame | None:
         """The recorded call that stands for a call of a child; None where it has to run, as on samples of vmap."""
@@ -370,8 +368,7 @@ class Recorder:
     def _pop(self) -> HostGraph | None:
         self.frames.pop()
         graph = self.graphs.pop()
-        if self.mode is not None:
-            self.mode.current = self.graphs[-1] if self.graphs else None
+        self.mode.current = self.graphs[-1] if self.graphs else None
         return graph
 
     def _note(self, caller: HostGraph, frame: Frame, given: Any, output: Any, changed: list[torch.Tensor]) -> None:
