@@ -182,6 +182,10 @@ class OtherNorm(_Strict):
     kind: Literal["norm"] = "norm"
 
 
+# The layers that take a convolution's stride, groups and widths over.
+SelectiveName = Literal["sk", "skconv"]
+
+
 @dataclass(frozen=True)
 class SelectiveConv(_Strict):
     """A selective kernel with the convolution's widths, groups and stride.
@@ -192,7 +196,7 @@ class SelectiveConv(_Strict):
     """
 
     options: Mapping[str, Any]
-    module: Literal["sk", "skconv"] = "sk"
+    module: SelectiveName = "sk"
     kind: Literal["selective kernel"] = "selective kernel"
 
 

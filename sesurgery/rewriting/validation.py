@@ -50,7 +50,8 @@ def absent(first: Graph, other: Graph, insertions: Sequence[LayerCall]) -> froze
     to read it gated.
     """
     keys, others = _Keys(()), _Keys(())
-    keys.of(first), others.of(other)
+    keys.of(first)
+    others.of(other)
     nodes = {node.name: node for node in first.nodes}
     missing: set[str] = set()
     for insertion in insertions:

@@ -6,7 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from math import gcd
-from typing import Any
+from typing import Any, TypeGuard, get_args
 
 import torch
 from timm.layers import LayerNorm2d, SelectiveKernel
@@ -17,7 +17,7 @@ from sesurgery.anatomy.layer_kinds import is_activation_layer, is_dropping
 from sesurgery.attention.activations import act_class
 from sesurgery.attention.map_attention import selective
 from sesurgery.errors import Unfit
-from sesurgery.plans import OtherActivation, OtherNorm, SelectiveConv, WithoutNorm
+from sesurgery.plans import OtherActivation, OtherNorm, SelectiveConv, SelectiveName, WithoutNorm
 from sesurgery.recording.compat import BatchNorm, InstanceNorm
 from sesurgery.substitutes.registry import make
 
@@ -29,7 +29,6 @@ _KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "layer": (nn.LayerNorm,),
     "instance": (InstanceNorm,),
 }
-_CONVOLVES = ("sk", "skconv")
 
 
 @make.register
@@ -104,9 +103,9 @@ def _no_norm(kind: str, rank: int) -> nn.Module:
     raise Unfit(f"there is no {kind} norm for an activation of {rank} axes with channels on axis 1")
 
 
-def convolves(module: str) -> bool:
-    """Whether a node of the registry can take a convolution's stride, groups and widths over."""
-    return attention.canonical(module) in _CONVOLVES
+def convolves(module: str) -> TypeGuard[SelectiveName]:
+    """Whether a layer, by its canonical name, can take a convolution's stride, groups and widths over."""
+    return module in get_args(SelectiveName)
 
 
 @make.register
