@@ -18,6 +18,9 @@ HERE = Path(__file__).parent
 # What a notebook needs that is no dependency of the project's: without it, it is left as it is.
 NEEDS = {"05_yolo": ("ultralytics", "onnx")}
 
+# Numbers of a training, and what is said of them: they differ from one processor to another.
+MEASURED = re.compile(r"\d[\d.,]*|no difference beyond noise|better|worse")
+
 
 def normal(notebook: Any) -> Any:
     """The notebook without what differs from run to run."""
@@ -40,7 +43,7 @@ def words(notebook: Any) -> list[tuple[int, str]]:
             data = output.get("data", {})
             text = output.get("text") or data.get("text/markdown") or data.get("text/plain") or output.get("evalue", "")
             if cell.source.startswith("# measured"):
-                text = re.sub(r"\d[\d.,]*", "?", text)
+                text = MEASURED.sub("?", text)
             found.append((index, "picture" if "image/png" in data else text))
     return found
 
