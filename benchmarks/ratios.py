@@ -14,6 +14,7 @@ import argparse
 import copy
 import logging
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -192,6 +193,30 @@ def floors(runs: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+GRID = ("standard,pre,post,identity,se-3x3", "each,all", "se,cbam")
+
+
+def candidates() -> str:
+    """CPU time and memory of costing many candidates on resnet50, beside one plan of it."""
+    import sesurgery
+
+    sesurgery.plan("resnet50", "standard")  # the warm-up
+    start = time.process_time()
+    sesurgery.plan("resnet50", "standard")
+    plan = time.process_time() - start
+    lines = ["| candidates | CPU (s) | plans of resnet50 | aim | peak memory (MiB) |", "|--:|--:|--:|--:|--:|"]
+    recipes, stages, modules = GRID
+    for most in (2, 20):
+        start = time.process_time()
+        asked = {"stages": stages, "modules": modules, "options": {"reduction": list(range(2, 2 + most))}}
+        rows = sesurgery.compare("resnet50", recipes, **asked)
+        seconds = time.process_time() - start
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        lines.append(f"| {len(rows):,} | {seconds:.2f} | {seconds / plan:.0f} | ≤ 100, 10 s | {memory:,} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
 PLANNING = "## Planning"
 
 
@@ -214,6 +239,10 @@ def planning_section(runs: int, blocks: list[int]) -> str:
             "Networks made for it (`python benchmarks/depth.py`): seconds, in brackets the ratio to the floor.",
             "",
             depth.table(blocks),
+            "`sesurgery.compare` without a training: five recipes, each stage and all, two layers, many reduction ratios.",
+            "One plan is of `standard`, warm; peak memory is the process's.",
+            "",
+            candidates(),
         ]
     )
 
