@@ -239,7 +239,7 @@ def planning_section(runs: int, blocks: list[int]) -> str:
             "Networks made for it (`python benchmarks/depth.py`): seconds, in brackets the ratio to the floor.",
             "",
             depth.table(blocks),
-            "`sesurgery.compare` without a training: five recipes, each stage and all, two layers, many reduction ratios.",
+            "`sesurgery.compare` without a training: five recipes, each stage and all, two layers, many reductions.",
             "One plan is of `standard`, warm; peak memory is the process's.",
             "",
             candidates(),
