@@ -64,6 +64,7 @@ def search(
     pretrained: opt.Pretrained = False,
     model_arg: opt.ModelArgs = None,
     input_size: opt.InputSize = None,
+    example: opt.Example = None,
     trust_code: opt.TrustCode = False,
     weights: opt.BaseWeights = None,
     imports: opt.Imports = None,
@@ -77,8 +78,7 @@ def search(
         import sesurgery
         from sesurgery.artifact.by_name import subject
 
-        body, given = subject(model, asked, step, weights=weights, trust_code=trust_code)
-        given.pop("example_input", None)
+        body, given = subject(model, asked, step, example=example, weights=weights, trust_code=trust_code)
         with more.kept(asked):
             selection = sesurgery.search(body, recipe, **given, progress=step)
     _write(selection, output)
@@ -94,7 +94,7 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
         "options": opt.parse_options(given["settings"], given["init"]),
         "aim": name,
         "smaller": smaller,
-        **opt.parse_model(given["model_arg"], given["input_size"]),
+        **opt.parse_model(given["model_arg"], given["input_size"], given["example"]),
     }
 
 

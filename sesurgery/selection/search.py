@@ -48,6 +48,7 @@ def search(
     subsets: int = 3,
     jobs: int = 1,
     storage: str | None = None,
+    example_input: Any = None,
     input_size: Sequence[int] | str | None = None,
     model_args: Mapping[str, Any] | None = None,
     pretrained: bool = False,
@@ -61,7 +62,7 @@ def search(
     the ranking is judged and not believed.
 
     Args:
-        model: as in :func:`sesurgery.compare`, like ``input_size``, ``model_args`` and ``pretrained``.
+        model: as in :func:`sesurgery.compare`, like the inputs, ``model_args`` and ``pretrained``.
         recipe: whose sites, and with what layer; of one rule that inserts.
         budget: ``"params=+2%,macs=+1%"``.
         train: ``"train.py:run"``, or ``run(model, trial)``, which trains and gives a number.
@@ -79,10 +80,11 @@ def search(
     """
     limits = _limits(budget)
     wanted = recipe_for(recipe, None, module, options or {})
-    asked: dict[str, Any] = {"input_size": input_size, "model_args": model_args}
+    seen_with = {"example_input": example_input, "input_size": input_size}
+    asked: dict[str, Any] = {**seen_with, "model_args": model_args}
     sites = _checked(plan(model, wanted, **asked))
     judge = Judge(training_function(train), _validation(train, validate), aim, smaller, epochs, repeats)
-    source = Source(model, dict(model_args or {}), pretrained, {"all": to_data(wanted)}, {"input_size": input_size})
+    source = Source(model, dict(model_args or {}), pretrained, {"all": to_data(wanted)}, seen_with)
     values = ranked(source("all", 0), [edit.path for edit in sites.edits], judge, 0, _reporting(progress))
     picked = _picked(sites, values, limits)
     candidates = {"chosen": picked, **_subsets(sites.edits, picked, subsets)}
