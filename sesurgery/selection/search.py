@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from sesurgery.selection.choice import chosen
 from sesurgery.selection.ranking import Judge, ranked
 from sesurgery.selection.result import Selection, Value, in_order
 from sesurgery.trials.models import Source
-from sesurgery.trials.training import Run, training_function
+from sesurgery.trials.training import Run, TrainingOptions, training_function
 from sesurgery.words.paths import join
 
 SITE_COSTS = ("params", "macs")
@@ -80,20 +80,18 @@ def search(
     """
     limits = _limits(budget)
     wanted = recipe_for(recipe, None, module, options or {})
-    seen_with = {"example_input": example_input, "input_size": input_size}
-    asked: dict[str, Any] = {**seen_with, "model_args": model_args}
+    seen = {"example_input": example_input, "input_size": input_size}
+    asked: dict[str, Any] = {**seen, "model_args": model_args}
     sites = _checked(plan(model, wanted, **asked))
+    source = Source(model, dict(model_args or {}), pretrained, {"all": to_data(wanted)}, seen)
     judge = Judge(training_function(train), _validation(train, validate), aim, smaller, epochs, repeats)
-    source = Source(model, dict(model_args or {}), pretrained, {"all": to_data(wanted)}, seen_with)
     values = ranked(source("all", 0), [edit.path for edit in sites.edits], judge, 0, _reporting(progress))
     picked = _picked(sites, values, limits)
-    candidates = {"chosen": picked, **_subsets(sites.edits, picked, subsets)}
-    recipes = [narrowed(wanted, sites.edits, indices, name) for name, indices in candidates.items()]
-    trainings: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "aim": aim, "smaller": smaller, "jobs": jobs}
-    kept: dict[str, Any] = {"folder": folder, "storage": storage, "pretrained": pretrained, "progress": progress}
-    _check_sites([plan(model, data, **asked) for data in recipes], sites.edits, candidates.values())
-    tried = [*recipes, {**to_data(wanted), "name": "all-sites"}]
-    check = compare(model, tried, train=train, **kept, **trainings, **asked) if seeds else None
+    recipes = _recipes(wanted, sites.edits, picked, subsets, lambda data: plan(model, data, **asked))
+    trainings: TrainingOptions = {"train": train, "seeds": seeds, "epochs": epochs, "aim": aim, "smaller": smaller}
+    trainings |= {"jobs": jobs, "folder": folder, "storage": storage}
+    more: dict[str, Any] = {**asked, "pretrained": pretrained, "progress": progress}
+    check = compare(model, recipes, **trainings, **more) if seeds else None
     return _selection(sites, recipes[0], values, picked, check, limits)
 
 
@@ -147,6 +145,19 @@ def _picked(sites: Plan, values: Mapping[str, Value], limits: Sequence[Limit]) -
     return chosen([values[edit.path].mean for edit in sites.edits], costs, room)
 
 
+def _recipes(
+    recipe: Recipe, edits: Sequence[Edit], picked: Sequence[int], count: int, planned: Callable[[dict[str, Any]], Plan]
+) -> list[dict[str, Any]]:
+    """The chosen sites, random ones and all, as recipes of their own, which reach these sites and no others."""
+    subsets = {"chosen": picked, **_subsets(edits, picked, count)}
+    recipes = [narrowed(recipe, edits, indices, name) for name, indices in subsets.items()]
+    for data, indices in zip(recipes, subsets.values(), strict=True):
+        if _sites_of(planned(data).edits) != _sites_of([edits[index] for index in indices]):
+            problem = "some of its sites cannot be told apart by path"
+            raise InputError(problem, where="recipe", remedy="give one whose sites lie in hosts of their own")
+    return [*recipes, {**to_data(recipe), "name": "all-sites"}]
+
+
 def _subsets(edits: Sequence[Edit], picked: Sequence[int], count: int) -> dict[str, list[int]]:
     """Random subsets that cost about as many parameters as the chosen one, and no more."""
     draw, most = random.Random(0), sum(edits[index].params for index in picked)
@@ -176,13 +187,6 @@ def narrowed(recipe: Recipe, edits: Sequence[Edit], indices: Sequence[int], name
 
     paths = [path(edits[index]) for index in indices]
     return {**data, "name": name, "rules": [{**rule, "where": {**rule.get("where", {}), "path": paths}}]}
-
-
-def _check_sites(narrow: Sequence[Plan], edits: Sequence[Edit], wanted: Iterable[Sequence[int]]) -> None:
-    for each, indices in zip(narrow, wanted, strict=True):
-        if _sites_of(each.edits) != _sites_of([edits[index] for index in indices]):
-            problem = "some of its sites cannot be told apart by path"
-            raise InputError(problem, where="recipe", remedy="give one whose sites lie in hosts of their own")
 
 
 def _sites_of(edits: Sequence[Edit]) -> set[tuple[str, Any]]:
