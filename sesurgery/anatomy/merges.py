@@ -144,13 +144,27 @@ class _Scales:
         own, *rest = (sum(step.weights for step in way if step in within) for way in (side, *others))
         return own == 0 or own < max(rest)
 
-    def like(self, fork: Node | None, ends: Sequence[Node]) -> bool:
-        """Whether nothing on the ways is a bend (the sides could be one layer), or one enlarges the map (a pyramid)."""
+    def ways(self, fork: Node | None, ends: Sequence[Node]) -> list[Step]:
+        """The steps on the way to each end, one way behind the other; none where the whole model does not show them."""
         start, steps = self.step(fork), [self.step(end) for end in ends]
         if not isinstance(start, Step) or not all(isinstance(step, Step) for step in steps):
-            return False
-        ways = [between(start, step) for step in steps]
-        return all(map(is_linear, itertools.chain(*ways))) or any(map(enlarges, itertools.chain(*ways)))
+            return []
+        return list(itertools.chain(*(between(start, step) for step in steps)))
+
+    def like(self, fork: Node | None, ends: Sequence[Node]) -> bool:
+        """Whether nothing on the ways is a bend (a low-rank update), or one enlarges the map (a pyramid)."""
+        steps = self.ways(fork, ends)
+        return bool(steps) and (all(map(is_linear, steps)) or any(map(enlarges, steps)))
+
+    def fusible(self, fork: Node | None, ends: Sequence[Node]) -> bool:
+        """Whether the sides are written to become one layer, or one enlarges the map.
+
+        Each has linear layers of its own from the fork on. A number that scales one (shake-shake) says otherwise, and
+        so does a norm that several share: no kernel takes it in.
+        """
+        steps = self.ways(fork, ends)
+        own = len(set(steps)) == len(steps) and all(is_linear(step) and not is_scaling(step.node) for step in steps)
+        return bool(steps) and (own or any(map(enlarges, steps)))
 
     def layers(self, way: list[Node]) -> int:
         """Layers with kernels or matrices along a way, attention left out."""
@@ -272,12 +286,15 @@ def _keeps(step: Step) -> bool:
 def _is_fusion(
     scales: _Scales, terms: tuple[Node, ...], fork: Node | None, flow: Flow, merges: dict[Node, Merge]
 ) -> bool:
-    """Whether three or more branches meet that are single layers or linear: they can be one layer (RepVGG)."""
+    """Whether three or more branches meet that are single layers or linear: they can be one layer (RepVGG).
+
+    A mean of branches is one branch: it averages what stays apart.
+    """
     leaves: list[Node] = []
     pending = list(terms)
     while pending:
         term = _core(pending.pop(), scales.host)
-        if term in merges and merges[term].op == "add" and len(term.users) == 1:
+        if term in merges and merges[term].op == "add" and len(term.users) == 1 and function_name(term) != "mean":
             pending.extend(added(term))
         else:
             leaves.append(term)
@@ -286,7 +303,7 @@ def _is_fusion(
         return False
     if all(not scales.bare(way) and scales.layers(way) <= 1 for way in ways):
         return True
-    return sum(scales.layers(way) > 0 for way in ways) > 1 and scales.like(fork, leaves)
+    return sum(scales.layers(way) > 0 for way in ways) > 1 and scales.fusible(fork, leaves)
 
 
 def _core(node: Node, host: nn.Module) -> Node:
@@ -336,7 +353,7 @@ def passes(node: Node, host: nn.Module) -> bool:
         return True
     if node.op == "call_module":
         return is_dropping(host.get_submodule(str(node.target)))
-    return function_name(node) in ("getitem", "clone", "contiguous", "dropout", "to", "alias")
+    return function_name(node) in ("getitem", "clone", "contiguous", "dropout", "to", "alias", "detach")
 
 
 def _gate(

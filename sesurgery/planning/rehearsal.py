@@ -89,8 +89,9 @@ class Rehearsal:
         if not self._waiting.actions:
             return
         with LOCK, torch.random.fork_rng(devices=[]):
-            for body in filter(None, (self.survey.twin, self.survey.body)):
-                perform(body, self._waiting.actions)
+            for body in (self.survey.twin, self.survey.body):
+                if body is not None:  # not "if body": a model may have a length
+                    perform(body, self._waiting.actions)
         self._waiting, self._stale = Step(), True
 
 

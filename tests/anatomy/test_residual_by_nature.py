@@ -82,6 +82,44 @@ class MeanOfBoth(Pair):
         return torch.stack([x, self.branch(x)]).mean(0)
 
 
+class Straight(nn.Module):
+    """Two branches that are one layer each and bend nothing, beside the identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = conv(), conv(), nn.BatchNorm2d(8)
+
+
+class ShakeShake(Straight):
+    def forward(self, x: Tensor) -> Tensor:
+        share = torch.rand(x.shape[0], 1, 1, 1, device=x.device) if self.training else 0.5
+        return x + self.a(x) * share + self.b(x) * (1 - share)
+
+
+class MeanOfLayers(Straight):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.stack([self.a(x), self.b(x)]).mean(0)
+
+
+class SharedNorm(Straight):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return x + self.a(y) + self.b(y)
+
+
+class SumOfMultiples(Straight):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.a(x))
+        return x + sum(y * factor for factor in range(3))
+
+
+class Detached(Pair):
+    """An identity branch without gradient is one still."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach() + self.branch(x)
+
+
 class Optional(Pair):
     """Adds where its caller wants it to."""
 
@@ -222,7 +260,8 @@ def net(block: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), block(), block())
 
 
-WRITTEN = [Helper, Alpha, Named, Lerp, LerpMethod, AddCMul, Gated, GatedOtherwise, MeanOfBoth]
+WRITTEN = [Helper, Alpha, Named, Lerp, LerpMethod, AddCMul, Gated, GatedOtherwise, MeanOfBoth, Detached]
+STRAIGHT = [ShakeShake, MeanOfLayers, SharedNorm, SumOfMultiples]
 RESIDUAL = [*WRITTEN, OptionLater, OptionFirst, TupleOfTwo, TwoArguments, ListOfTwo]
 
 
@@ -239,6 +278,15 @@ def test_it_is_residual_and_is_operated(block: type[nn.Module], recipe: str) -> 
     surgery = sesurgery.apply(model, recipe, example_input=IMAGE, init="identity")
     assert len(surgery.plan.edits) == 2
     check_same(model, surgery.model, IMAGE)
+
+
+@pytest.mark.parametrize("block", STRAIGHT)
+def test_branches_that_bend_nothing_are_branches_still(block: type[nn.Module]) -> None:
+    model = lively(net(block))
+    surgery = sesurgery.apply(model, "identity", example_input=IMAGE, init="identity")
+    assert [edit.host for edit in surgery.plan.edits] == ["1", "2"]
+    check_same(model, surgery.model, IMAGE)
+    assert sesurgery.plan(model, "standard", example_input=IMAGE).edits
 
 
 @pytest.mark.parametrize("block", WRITTEN)

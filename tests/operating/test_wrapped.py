@@ -84,10 +84,33 @@ def compiled_block(model: nn.Sequential) -> nn.Module:
     return model
 
 
+class Around(nn.Module):
+    """Has no length; its compiled form says so with a TypeError."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Empty(Around):
+    def __len__(self) -> int:
+        return 0
+
+
+def compiled_around(model: nn.Sequential) -> nn.Module:
+    return torch.compile(Around(model), backend="eager")  # type: ignore[return-value]
+
+
+WRAPS = [compiled, compiled_in_place, compiled_block, nn.DataParallel, compiled_around, Empty]
+
+
 @pytest.mark.parametrize("inplace", [True, False])
-@pytest.mark.parametrize("wrap", [compiled, compiled_in_place, compiled_block, nn.DataParallel])
+@pytest.mark.parametrize("wrap", WRAPS)
 @torch.no_grad()
-def test_a_compiled_model_is_operated_inside(wrap: Callable[..., nn.Module], inplace: bool) -> None:
+def test_a_compiled_or_wrapped_model_is_operated_inside(wrap: Callable[..., nn.Module], inplace: bool) -> None:
     torch._dynamo.reset()
     model = wrap(net().eval())
     wanted = model(IMAGE)

@@ -136,14 +136,14 @@ class Pyramid(Block):
         self.more = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + torch.stack([conv(x).relu() for conv in self.more]).mean(0)
+        return x + torch.stack([conv(x) for conv in self.more]).mean(0)
 
 
 class PyramidInALoop(Pyramid):
     def forward(self, x: Tensor) -> Tensor:
         parts = []
         for conv in self.more:
-            parts.append(conv(x).relu())
+            parts.append(conv(x))
         return x + torch.stack(parts).mean(0)
 
 

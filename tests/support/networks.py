@@ -225,8 +225,7 @@ class Parallel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(8)
-        self.attn, self.mlp = nn.Sequential(conv(), nn.GELU()), nn.Sequential(conv(), nn.GELU())
+        self.norm, self.attn, self.mlp = nn.BatchNorm2d(8), conv(), conv()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
