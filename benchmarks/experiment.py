@@ -163,7 +163,7 @@ def search() -> None:
     """The best subset of twelve sites, ranked by one training, beside all sites and random subsets."""
     folder = Path(__file__).parent / "runs" / "search"
     train = f"{Path(small_images.__file__)}:run_apart"
-    asked: dict[str, Any] = {"seeds": 3, "epochs": 3, "repeats": 3, "subsets": 2, "aim": "accuracy"}
+    asked: dict[str, Any] = {"seeds": 5, "epochs": 5, "repeats": 3, "subsets": 3, "aim": "accuracy"}
     model = f"{Path(small_images.__file__)}:resnet"
     chosen = sesurgery.search(model, EVERY, budget="params=+5%", train=train, folder=folder, input_size=SIZE, **asked)
     assert chosen.check is not None
