@@ -37,7 +37,7 @@ def block() -> str:
 
     if shutil.which("dot") is None:
         return (ROOT / "docs" / "pictures" / "block.svg").read_text(encoding="utf-8")
-    return sesurgery.draw("torchvision:resnet50", "standard", stages="4", across=True).decode()
+    return sesurgery.draw("torchvision:resnet50", "standard", stages="4").decode()
 
 
 def schema() -> str:

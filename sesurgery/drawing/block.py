@@ -24,7 +24,7 @@ _NEW = 'fillcolor="#b7ebc6", color="#1a7f37", penwidth=2'
 _GONE = 'fillcolor="#ffd7d5", color="#cf222e", style="filled,dashed"'
 _HEAD = """\
 digraph block {
-  graph [rankdir={direction}, bgcolor=white, fontname="Helvetica", fontsize=13, nodesep=0.25, ranksep=0.28, pad=0.2];
+  graph [bgcolor=white, fontname="Helvetica", fontsize=13, nodesep=0.25, ranksep=0.28, pad=0.2];
   node [shape=box, style=filled, fillcolor="#f6f8fa", color="#8c959f", fontname="Helvetica", fontsize=11, height=0.3];
   edge [color="#57606a", arrowsize=0.6, fontname="Helvetica", fontsize=9, fontcolor="#57606a"];
 """
@@ -36,7 +36,6 @@ def draw(
     *,
     block: str | None = None,
     form: str = "svg",
-    across: bool = False,
     stages: str | int | None = None,
     module: str | None = None,
     example_input: Any = None,
@@ -52,7 +51,6 @@ def draw(
     Args:
         block: path of the module, such as ``layer4.0``; the first that changes where left out.
         form: ``svg``, ``png``, ``pdf``, or ``dot`` for graphviz's own language, which needs no graphviz.
-        across: from left to right, and not downwards.
 
     Returns:
         What a file of that form holds. What is new is green, what goes is red and dashed; edges bear shapes without
@@ -69,7 +67,7 @@ def draw(
     perform(operated, draft.actions)
     after = rehearse(operated, spec, draft.example, None).survey
     host = _host(before, after, draft, block)
-    return rendered(_dot(before, after, host, draft, across), form)
+    return rendered(_dot(before, after, host, draft), form)
 
 
 def draw_forward(module: nn.Module, example_input: Any, *, title: str = "", form: str = "svg") -> bytes:
@@ -83,7 +81,7 @@ def draw_forward(module: nn.Module, example_input: Any, *, title: str = "", form
     seen = rehearse(module.eval(), None, example_input, None).survey
     side = _Side("forward", seen, "", {node.name for node in _graph(seen, "").nodes}, (), "")
     return rendered(
-        _HEAD.replace("{direction}", "TB") + "\n".join(_clusters([(side, title or type(module).__name__)])) + "\n}\n",
+        _HEAD + "\n".join(_clusters([(side, title or type(module).__name__)])) + "\n}\n",
         form,
     )
 
@@ -157,7 +155,7 @@ class _Side:
         return str(getattr(node.target, "__name__", node.target)).rpartition(".")[2].strip("_")
 
 
-def _dot(before: Survey, after: Survey, host: str, draft: Draft, across: bool) -> str:
+def _dot(before: Survey, after: Survey, host: str, draft: Draft) -> str:
     names = [{node.name for node in _graph(seen, host).nodes} for seen in (before, after)]
     edited = {edit.path for edit in draft.plan.edits}  # a socket is filled under its own name
     sides = (
@@ -165,14 +163,12 @@ def _dot(before: Survey, after: Survey, host: str, draft: Draft, across: bool) -
         _Side("after", after, host, names[0], edited, _NEW),
     )
     titled = [(side, f"{host or type(after.twin).__name__}, {side.name}") for side in sides]
-    if across:  # graphviz stacks them from below
-        titled.reverse()
-    return _HEAD.replace("{direction}", "LR" if across else "TB") + "\n".join(_clusters(titled)) + "\n}\n"
+    return _HEAD + "\n".join(_clusters(titled)) + "\n}\n"
 
 
 def _clusters(sides: Iterable[tuple[_Side, str]]) -> Iterator[str]:
     for side, title in sides:
-        yield f'  subgraph "cluster {side.name}" {{ label={json.dumps(title)}; color="#d0d7de"; margin=18;'
+        yield f'  subgraph "cluster {side.name}" {{ label={json.dumps(title)}; color="#d0d7de"; margin=26;'
         yield from (f"    {line}" for line in side.lines())
         yield "  }"
 
