@@ -170,7 +170,6 @@ def draw(
     recipe: opt.RecipeName,
     output: opt.Drawing,
     block: opt.Block = None,
-    across: opt.Across = False,
     stages: opt.Stages = None,
     module: opt.Module = None,
     settings: opt.Settings = None,
@@ -193,9 +192,7 @@ def draw(
         from sesurgery.artifact.by_name import subject
 
         body, asked = subject(model, asked, step, example=example, weights=weights, trust_code=trust_code)
-        picture = sesurgery.draw(
-            body, recipe, block=block, across=across, form=output.suffix[1:], **asked, progress=step
-        )
+        picture = sesurgery.draw(body, recipe, block=block, form=output.suffix[1:], **asked, progress=step)
     output.write_bytes(picture)
     typer.echo(f"{output} shows what changes")
 

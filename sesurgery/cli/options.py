@@ -201,7 +201,6 @@ Block = Annotated[
     str | None,
     typer.Option("--block", metavar="PATH", help="Which module, such as layer4.0; the first that changes without."),
 ]
-Across = Annotated[bool, typer.Option("--across", help="From left to right, and not downwards.")]
 Bars = Annotated[
     Path | None,
     typer.Option(

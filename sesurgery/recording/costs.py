@@ -241,7 +241,7 @@ class KeptBytes(saved_tensors_hooks):
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         self.keep(tensor, self.counting.tally)
-        return tensor
+        return tensor.detach()  # an output that its own operation keeps would hold the graph, out of gc's sight
 
     def keep(self, tensor: torch.Tensor, tally: Tally | None) -> None:
         """The memory of a tensor is kept from now on, at the expense of ``tally``; None where it is counted already.

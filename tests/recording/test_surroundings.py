@@ -238,3 +238,18 @@ def test_planning_makes_no_class_that_stays() -> None:
     sesurgery.plan(nn.Sequential(conv(), Hooked()), "standard", example_input=IMAGE)
     gc.collect()
     assert Hooked.__subclasses__() == []
+
+
+@pytest.mark.parametrize("keeps", [nn.ReLU, nn.Sigmoid, lambda: nn.Softmax(1), lambda: nn.BatchNorm2d(8)])
+def test_no_copy_of_the_model_stays(keeps: Any) -> None:
+    """Autograd keeps what these operations give: a graph that held it would hold itself, out of gc's sight."""
+
+    def parameters() -> int:
+        gc.collect()
+        return sum(type(thing) is nn.Parameter for thing in gc.get_objects())
+
+    model = nn.Sequential(conv(), Hooked(), keeps())
+    before = parameters()
+    sesurgery.plan(model, "standard", example_input=IMAGE)
+    sesurgery.apply(model, "standard", example_input=IMAGE)
+    assert parameters() == before
