@@ -47,7 +47,7 @@ def test_outputs_are_stored(name: str) -> None:
     assert not re.search(r'(?<![\w.<"])/(work|home|root|tmp|usr|Users)/', text)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "05_yolo"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_figure_is_stored(name: str) -> None:
     assert any("image/png" in output.get("data", {}) for cell in outputs(name) for output in cell)
 
