@@ -1,4 +1,4 @@
-"""Seeded fuzz over recipes, artefact folders and operations in others' files: each ends in a result or a clear error.
+"""Seeded fuzz over recipes, folders, all that reads them, and others' files: each ends in a result or a clear error.
 
     python benchmarks/fuzz.py --recipes 3000 --artifacts 500 --seed 0
 
@@ -16,7 +16,7 @@ import torch
 from reliability import write_section
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from fuzzing import fuzz_artifacts, fuzz_operations, fuzz_recipes
+from fuzzing import fuzz_artifacts, fuzz_operations, fuzz_readers, fuzz_recipes
 
 
 def main() -> int:
@@ -32,7 +32,8 @@ def main() -> int:
     before = set(Path.cwd().iterdir())
     tallies = {
         "recipe text": fuzz_recipes(recipes, options.seed),
-        "artefact folders": fuzz_artifacts(artifacts, options.seed),
+        "artefact folders, loaded, reverted and saved over": fuzz_artifacts(artifacts, options.seed),
+        "artefact folders, merged, measured and ejected": fuzz_readers(artifacts, options.seed),
         "operations in other libraries' files": fuzz_operations(artifacts, options.seed),
     }
     strangers = sorted(path.name for path in set(Path.cwd().iterdir()) - before)
@@ -59,12 +60,11 @@ def main() -> int:
 
 
 _TEXT = (
-    "Shipped recipes and saved artefacts, every other one a delta, mutated at random: truncated, bit-flipped, wrong "
-    "shapes, path traversal and "
-    "code in names, huge numbers, duplicate keys, YAML tags and aliases, safetensors headers that lie under a digest "
-    "that fits. A crash is any exception that is not an error of ours, or an artefact that loads other weights than "
-    "were saved (forged headers with a fitting digest aside). Accepted: still valid after the change, or an artefact "
-    "saved anew over the damaged one."
+    "Shipped recipes and saved artefacts, every other one a delta, some with a damaged base, mutated at random: "
+    "truncated, bit-flipped, wrong shapes, path traversal and code in names, huge numbers, duplicate keys, YAML tags "
+    "and aliases, safetensors headers that lie under a digest that fits. A crash is any exception that is not an error "
+    "of ours, or an artefact that gives other weights than were saved (forged headers with a fitting digest aside). "
+    "Accepted: still valid after the change, or an artefact saved anew over the damaged one."
 )
 
 if __name__ == "__main__":

@@ -1,8 +1,17 @@
-"""Operated networks in Lightning: ``load_from_checkpoint`` builds the module anew, and the operations are repeated."""
+"""Operated networks in Lightning: ``load_from_checkpoint`` builds the module anew, and the operations are repeated.
+
+Where they are not, Lightning names weights that it does not know, and says nothing of layers without weights; so the
+checkpoints of operated modules tell what was done, and loading one into another module ends in a message of ours.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import sys
+import warnings
 from collections.abc import MutableMapping
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -11,6 +20,7 @@ from sesurgery.errors import ArtifactError
 from sesurgery.integrations.operations import operations_in, repeat_operations
 
 _SAID = "sesurgery"
+_WHERE = "the checkpoint"
 
 
 class KeepsOperations:
@@ -35,7 +45,7 @@ class KeepsOperations:
         model, said = self._network(), checkpoint.get(_SAID, {})
         done = operations_in(model)
         if not done:
-            repeat_operations(model, said, "the checkpoint")
+            repeat_operations(model, said, _WHERE)
         elif _recipes(done) != _recipes(said):
             problem = "this module was operated in another way than that of the checkpoint"
             raise ArtifactError(
@@ -48,4 +58,62 @@ class KeepsOperations:
 
 
 def _recipes(said: Any) -> Any:
-    return {path: [each["plan"]["recipe"] for each in done["operations"]] for path, done in said.items()}
+    try:
+        return {path: [each["plan"]["recipe"] for each in done["operations"]] for path, done in said.items()}
+    except (AttributeError, KeyError, TypeError):
+        raise ArtifactError("does not say what was done to the module", where=_WHERE, remedy="save it again") from None
+
+
+def guard() -> None:
+    """Have checkpoints tell what was done to a module, and speak up where one is loaded into another."""
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        saving: Any = sys.modules.get(f"{name}.core.saving")
+        if saving is not None and not hasattr(saving._load_state, "__wrapped__"):
+            connector = import_module(f"{name}.trainer.connectors.checkpoint_connector")._CheckpointConnector
+            _guard_saves(connector)
+            _guard_loads(saving, connector)
+
+
+def _guard_saves(connector: Any) -> None:
+    dump = connector.dump_checkpoint
+
+    @functools.wraps(dump)
+    def dump_telling(self: Any, *args: Any, **kwargs: Any) -> Any:
+        checkpoint = dump(self, *args, **kwargs)
+        with contextlib.suppress(ArtifactError):  # a training goes on without what cannot be told
+            said = operations_in(self.trainer.lightning_module)
+            if said:
+                checkpoint.setdefault(_SAID, said)
+        return checkpoint
+
+    connector.dump_checkpoint = dump_telling
+
+
+def _guard_loads(saving: Any, connector: Any) -> None:
+    load, restore = saving._load_state, connector.restore_model
+
+    @functools.wraps(load)
+    def load_checked(cls: Any, checkpoint: Any, strict: bool | None = None, **kwargs: Any) -> Any:
+        module = load(cls, checkpoint, strict=strict, **kwargs)
+        _check_loaded(module, checkpoint, strict)
+        return module
+
+    @functools.wraps(restore)
+    def restore_checked(self: Any) -> None:
+        restore(self)
+        _check_loaded(self.trainer.lightning_module, self._loaded_checkpoint, None)
+
+    saving._load_state, connector.restore_model = load_checked, restore_checked
+
+
+def _check_loaded(module: Any, checkpoint: Any, strict: bool | None) -> None:
+    """An error where the module of the checkpoint was operated and this one was not; a warning where not strict."""
+    said = checkpoint.get(_SAID)
+    if not said or not isinstance(module, nn.Module) or _recipes(operations_in(module)) == _recipes(said):
+        return
+    layers = "the module of this checkpoint was operated, and its layers are not in this one"
+    remedy = "put sesurgery.integrations.lightning.KeepsOperations before LightningModule among its bases"
+    error = ArtifactError(layers, where=type(module).__name__, remedy=remedy)
+    if module.strict_loading if strict is None else strict:
+        raise error
+    warnings.warn(str(error), stacklevel=4)

@@ -8,6 +8,8 @@ from importlib import import_module
 
 # A module of theirs, without which no model of theirs is made, and the file that wraps what would lose its layers.
 _GUARDS = {
+    "lightning.pytorch.core.saving": "sesurgery.integrations.lightning",
+    "pytorch_lightning.core.saving": "sesurgery.integrations.lightning",
     "transformers.modeling_utils": "sesurgery.integrations.transformers",
     "ultralytics.engine.model": "sesurgery.integrations.ultralytics",
 }

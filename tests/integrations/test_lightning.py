@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ class Plain(lightning.LightningModule):
         super().__init__()
         torch.manual_seed(0)
         self.net = sesurgery.models.zoo.create(sesurgery.models.zoo.resolve(TINY))
+
+    def predict_step(self, batch: Any, index: int) -> torch.Tensor:
+        return self.net(batch[0])
 
     def training_step(self, batch: Any, index: int) -> torch.Tensor:
         return self.net(batch[0]).square().mean()
@@ -87,6 +91,37 @@ def test_without_it_the_layers_are_refused(tmp_path: Path) -> None:
     file = fitted(operated(Plain), tmp_path)
     with pytest.raises(RuntimeError, match="Unexpected key"):
         Plain.load_from_checkpoint(file)
+
+
+@pytest.mark.parametrize("module", ["se", "simam"])  # simam has no weights, so no key of the state_dict tells of it
+def test_what_would_load_without_the_layers_speaks_up(tmp_path: Path, module: str) -> None:
+    with_layers = Plain()
+    sesurgery.apply(with_layers.net, "standard", module=module, input_size="64", inplace=True)
+    file = fitted(with_layers, tmp_path)
+    with pytest.warns(UserWarning, match="its layers are not in this one; put sesurgery"):
+        Plain.load_from_checkpoint(file, strict=False)
+    with pytest.raises((ArtifactError, RuntimeError), match=r"are not in this one|Unexpected key"):
+        Plain.load_from_checkpoint(file)
+    lenient = Plain()
+    lenient.strict_loading = False
+    with pytest.warns(UserWarning, match="its layers are not in this one"):
+        trainer(1, tmp_path).predict(lenient, DataLoader(TensorDataset(IMAGES)), ckpt_path=file)
+    again = Keeping.load_from_checkpoint(file, strict=True)
+    assert torch.equal(output(again), output(with_layers))
+
+
+def test_a_module_that_operates_itself_is_let_alone(tmp_path: Path) -> None:
+    class Operating(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            sesurgery.apply(self.net, "standard", module="simam", input_size="64", inplace=True)
+
+    module = Operating()
+    file = fitted(module, tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*layers are not in this one")
+        again = Operating.load_from_checkpoint(file, strict=False)
+    assert torch.equal(output(again), output(module))
 
 
 def test_another_operation_is_refused(tmp_path: Path) -> None:

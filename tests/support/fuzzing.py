@@ -1,4 +1,4 @@
-"""Seeded fuzz over recipes, artefact folders and operations in others' files: each ends in a result or a clear error.
+"""Seeded fuzz over recipes, folders, all that reads them, and others' files: each ends in a result or a clear error.
 
 A crash is any exception that is not a ``SurgeryError``; a leak is a file that appears outside the folder under test, or
 code that ran.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import functools
 import json
 import random
 import shutil
@@ -22,10 +23,13 @@ from typing import Any
 
 import torch
 from mutations import mutated_folder, mutated_record, mutated_text
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import sesurgery
+from sesurgery.artifact.by_name import subject
 from sesurgery.errors import SurgeryError
+from sesurgery.excitation.by_name import gates_by_name
 from sesurgery.integrations.operations import operations_in, repeat_operations
 from sesurgery.models import zoo
 from sesurgery.recipe.recipe import load_recipe, parse_recipe, recipe_names, recipe_text
@@ -84,16 +88,11 @@ def fuzz_artifacts(count: int, seed: int) -> Tally:
     draw, tally = random.Random(seed), Tally()
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
-        sound = home / "sound"
-        base = zoo.create(zoo.resolve(MODEL))
-        surgery = sesurgery.apply(MODEL, "standard", stages="1-2")
-        surgery.model.load_state_dict(base.state_dict(), strict=False)
-        sesurgery.save(surgery, sound)
-        sesurgery.save(surgery, home / "delta", delta=base)
+        base, surgery = _saved(home)
         for number in range(count):
             folder = home / "case" / "a"
             fresh = copy.deepcopy(base) if number % 2 else None
-            shutil.copytree(sound if fresh is None else home / "delta", folder)
+            shutil.copytree(home / ("sound" if fresh is None else "delta"), folder)
             kind = mutated_folder(draw, folder)
             label = f"artefact {number} (seed {seed}, {kind})"
             # A forged header comes with a digest that fits: what it says then is what was "saved".
@@ -114,6 +113,72 @@ def fuzz_artifacts(count: int, seed: int) -> Tally:
             tally.leaks += [f"{label}: {path}" for path in strangers]
             shutil.rmtree(home / "case")
     return tally
+
+
+def _saved(home: Path) -> tuple[nn.Module, sesurgery.Surgery]:
+    """An operated model and its base, saved as ``sound``, as ``delta`` and as ``base.safetensors``."""
+    base = zoo.create(zoo.resolve(MODEL))
+    surgery = sesurgery.apply(MODEL, "standard", stages="1-2")
+    surgery.model.load_state_dict(base.state_dict(), strict=False)
+    sesurgery.save(surgery, home / "sound")
+    sesurgery.save(surgery, home / "delta", delta=base)
+    save_file(base.state_dict(), home / "base.safetensors")
+    return base, surgery
+
+
+def fuzz_readers(count: int, seed: int) -> Tally:
+    """Merge, measure or eject ``count`` damaged folders, every other one a delta, some with a damaged base."""
+    draw, tally = random.Random(seed), Tally()
+    with tempfile.TemporaryDirectory() as scratch:
+        home, case = Path(scratch), Path(scratch) / "case"
+        _, surgery = _saved(home)
+        for number in range(count):
+            weights = case / "base.safetensors" if number % 2 else None
+            shutil.copytree(home / ("delta" if weights else "sound"), case / "a")
+            kind = mutated_folder(draw, case / "a")
+            if weights:
+                shutil.copy(home / weights.name, weights)
+                kind += _damaged(draw, weights) if draw.random() < 0.3 else ""
+            read = _READERS[number // 2 % len(_READERS)]
+            label = f"{read.__name__} {number} (seed {seed}, {kind})"
+            wanted = {} if kind == "header" else surgery.model.state_dict()
+            before = tally.accepted
+            tally.take(label, functools.partial(read, case / "a", weights, case / "b", wanted))
+            allowed = {"a", "base.safetensors", *(["b"] if tally.accepted > before else [])}
+            tally.leaks += [f"{label}: {path}" for path in case.iterdir() if path.name not in allowed]
+            tally.leaks += [f"{label}: {path}" for path in home.iterdir() if path.name not in _OURS]
+            shutil.rmtree(case)
+    return tally
+
+
+def _damaged(draw: random.Random, file: Path) -> str:
+    data = bytearray(file.read_bytes())
+    if draw.random() < 0.5:
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    else:
+        del data[draw.randrange(len(data)) :]
+    file.write_bytes(data)
+    return " and base"
+
+
+def _merge(folder: Path, weights: Path | None, output: Path, wanted: Mapping[str, torch.Tensor]) -> None:
+    sesurgery.save(sesurgery.load(folder, weights=weights), output)
+    _same(sesurgery.load(output), wanted)
+
+
+def _gates(folder: Path, weights: Path | None, output: Path, wanted: Mapping[str, torch.Tensor]) -> None:
+    str(gates_by_name(str(folder), None, 2, weights=weights))
+
+
+def _eject(folder: Path, weights: Path | None, output: Path, wanted: Mapping[str, torch.Tensor]) -> None:
+    model, given = subject(str(folder), {}, lambda *_: None, weights=weights)
+    assert isinstance(model, nn.Module)
+    sesurgery.eject(model, output, example_input=given["example_input"])
+    stored = load_file(output / "weights.safetensors")
+    assert all(torch.equal(stored[key], wanted[key]) for key in wanted), "wrong weights"
+
+
+_READERS = (_merge, _gates, _eject)
 
 
 def fuzz_operations(count: int, seed: int) -> Tally:
@@ -139,7 +204,7 @@ def fuzz_operations(count: int, seed: int) -> Tally:
     return tally
 
 
-_OURS = {"sound", "delta", "case", "a"}
+_OURS = {"sound", "delta", "base.safetensors", "case", "a"}
 
 
 def _same(model: nn.Module, wanted: Mapping[str, torch.Tensor]) -> None:
