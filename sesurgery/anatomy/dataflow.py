@@ -38,11 +38,16 @@ def sources(node: Node) -> list[Node]:
 def holds_activation(node: Node) -> bool:
     """Whether what a node gives is an activation, or has one in it."""
     value = node.meta.get("val")
+    return isinstance(value, (torch.Tensor, list, tuple, dict)) and _has_activation(value)
+
+
+def _has_activation(value: Any) -> bool:
+    """The first activation decides: a dense layer asks once for each of the many in the list that it is given."""
     if isinstance(value, torch.Tensor):
         return is_activation(value)
     if isinstance(value, (list, tuple, dict)) and not isinstance(value, torch.Size):
-        return any(is_activation(tensor) for tensor in tensors_in(value))
-    return False
+        return any(map(_has_activation, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, (int, float, str, type(None))) and any(map(is_activation, tensors_in(value)))
 
 
 def shape(node: Node) -> torch.Size:
