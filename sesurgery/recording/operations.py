@@ -303,7 +303,7 @@ def light(value: Any) -> Any:
     """The value with its tensors on ``meta``, labels kept, in new containers: a forward may go on filling its own."""
     if isinstance(value, torch.Tensor):
         return _light_tensor(value)
-    if not value:
+    if value is None or (type(value) in (tuple, dict) and not value):  # an array does not say whether it is empty
         return value
     return map_tensors(_light_tensor, value)
 

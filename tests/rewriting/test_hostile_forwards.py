@@ -6,6 +6,7 @@ import functools
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from checks import check_same
@@ -224,6 +225,30 @@ def test_a_module_that_calls_itself_is_edited_where_it_does_the_most() -> None:
     model = lively(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), CallingItself(), Pyramid()))
     surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
     assert [edit.path for edit in surgery.plan.edits] == ["1.se", "2.se"]
+    check_same(model, surgery.model, IMAGE)
+
+
+class TakingAnArray(Block):
+    def forward(self, x: Tensor, columns: Any) -> Tensor:
+        return x + self.branch(x) * (len(columns) + 1)
+
+
+class GivingAnArray(nn.Module):
+    """NumPy's arrays have no truth value (FractalNet draws its columns as one)."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.stem, self.block, self.length = nn.Conv2d(3, 8, 3, padding=1), TakingAnArray(), length
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.stem(x), columns=np.zeros(self.length))
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_an_array_may_be_an_argument(length: int) -> None:
+    model = lively(GivingAnArray(length))
+    surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
+    assert [edit.path for edit in surgery.plan.edits] == ["block.se"]
     check_same(model, surgery.model, IMAGE)
 
 
