@@ -10,6 +10,7 @@ from torch import nn
 
 from sesurgery.errors import InputError
 from sesurgery.selection.result import Value
+from sesurgery.selection.statistics import batch_norms, renewed
 from sesurgery.selection.switches import Switches
 from sesurgery.trials.training import Run, Trial, results
 
@@ -66,11 +67,15 @@ def ranked(
 
 
 def _validated(model: nn.Module, switches: Switches, on: set[str], judge: Judge) -> np.ndarray:
-    sign = -1.0 if judge.smaller else 1.0
-    values: list[float] = []
-    for seed in range(judge.repeats):
-        switches.on = on
-        values.append(sign * results(judge.validate, model, Trial(seed, judge.epochs), judge.aim)[judge.aim])
-        if model.training:
-            raise InputError("the validation puts the model in train mode", remedy="call model.eval() in it")
-    return np.asarray(values)
+    switches.on = on
+
+    def value(seed: int) -> float:
+        return results(judge.validate, model, Trial(seed, judge.epochs), judge.aim)[judge.aim]
+
+    if norms := batch_norms(model):
+        with renewed(norms):
+            value(0)
+    values = np.asarray([value(seed) for seed in range(judge.repeats)])
+    if model.training:
+        raise InputError("the validation puts the model in train mode", remedy="call model.eval() in it")
+    return -values if judge.smaller else values

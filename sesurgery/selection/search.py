@@ -57,7 +57,8 @@ def search(
     """Choose among all sites of a recipe those that are worth most within a budget.
 
     One training with layers at all sites, each switched on and off at random step by step, ranks them: each site is
-    judged on the validation by leaving its layer out and by having it alone. A knapsack chooses. Then the chosen sites,
+    judged on the validation by leaving its layer out and by having it alone, batch norms with statistics of what runs
+    then, which takes one validation more. A knapsack chooses. Then the chosen sites,
     all sites and random subsets of about the same cost are trained from scratch by :func:`sesurgery.compare`, so that
     the ranking is judged and not believed.
 
