@@ -14,6 +14,7 @@ from torch.fx import Node
 from sesurgery.anatomy.layer_kinds import activates, is_dropping
 from sesurgery.errors import Unfit
 from sesurgery.tracing.survey import Survey
+from sesurgery.tracing.trace import output_of
 
 _CHANGES = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 # A trace does not tell `x += y` from `x + y`; the text of the forward does.
@@ -40,8 +41,13 @@ def _kept(survey: Survey, host: nn.Module, source: Node, gone: Set[nn.Module]) -
     if source.op == "placeholder":
         caller = survey.callers.get(host)
         return caller is None or any(_kept(survey, caller[0], given, gone) for given in caller[2].all_input_nodes)
-    if source.op == "call_module" and _passes(host.get_submodule(str(source.target)), gone):
-        return any(_kept(survey, host, before, gone) for before in source.all_input_nodes)
+    if source.op == "call_module":
+        child = host.get_submodule(str(source.target))
+        result = output_of(survey.trace(child))
+        if _passes(child, gone) or (result is not None and result.op == "placeholder"):
+            return any(_kept(survey, host, before, gone) for before in source.all_input_nodes)
+        if result is not None:
+            return _kept(survey, child, result, gone)
     return activates(source, host.get_submodule)
 
 

@@ -58,7 +58,7 @@ def insertion(
         except Unfit:
             if graph:
                 raise
-            if (outer := _outer(survey, site)) is not None and not is_chain(outer.host):
+            if (outer := _in_authors_code(survey, _outer(survey, site))) is not None:
                 return insertion(survey, outer, ordinal, edit, layer, names)
             if not _only_child(survey, site):
                 raise
@@ -85,10 +85,14 @@ def _outer(survey: Survey, site: Site) -> Site | None:
 
 def _later(survey: Survey, site: Site, followed: nn.Module) -> Site | None:
     """The same activation in an author's code, where Sequentials give it and their last layer may be fused away."""
-    later: Site | None = site if is_conv(followed) or is_norm(followed) else None
-    while later is not None and is_chain(later.host):
-        later = _outer(survey, later)
-    return later
+    return _in_authors_code(survey, site) if is_conv(followed) or is_norm(followed) else None
+
+
+def _in_authors_code(survey: Survey, site: Site | None) -> Site | None:
+    """The same activation where the code of no Sequential has it."""
+    while site is not None and is_chain(site.host):
+        site = _outer(survey, site)
+    return site
 
 
 def _followed(survey: Survey, site: Site) -> nn.Module | None:

@@ -241,9 +241,9 @@ class Before(nn.Module):
 class Added(nn.Module):
     """Its sum overwrites the last convolution's output, not that of the activation, which the backward pass wants."""
 
-    def __init__(self) -> None:
+    def __init__(self, act: nn.Module | None = None) -> None:
         super().__init__()
-        self.conv1, self.act, self.conv2 = nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1)
+        self.conv1, self.act, self.conv2 = nn.Conv2d(8, 8, 3, padding=1), act or nn.ReLU(), nn.Conv2d(8, 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(self.act(self.conv1(x)))
@@ -256,6 +256,7 @@ class Added(nn.Module):
     [
         (lambda: Before(SEModule(8)), "attention", {}),
         (Added, "last conv", {}),
+        (lambda: Added(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout())), "last conv", {}),
         (lambda: Before(nn.BatchNorm2d(8)), "norm", {}),
         (lambda: Before(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1))), "second conv", {}),
         (lambda: Before(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)), "first conv", {"with_norm": True}),
