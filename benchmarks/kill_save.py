@@ -33,10 +33,10 @@ def main() -> int:
     return 1 if found["wrong"] else 0
 
 
-_WHAT = ("killed inside a save", "leftovers", "old", "new", "nothing, and nothing was there", "wrong")
+_WHAT = ("killed inside a save", "of a delta", "leftovers", "old", "new", "nothing, and nothing was there", "wrong")
 _TEXT = (
     "A process saves over an artefact again and again, weights that an operation took away coming and going, every "
-    "third time as a delta, and gets SIGKILL at a random moment; now and then the first save is hit. `load` must then "
+    "other time as a delta, and gets SIGKILL at a random moment; now and then the first save is hit. `load` must then "
     "give the old or the new weights, every number of them."
 )
 

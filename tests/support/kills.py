@@ -46,13 +46,19 @@ def base_for(number: int) -> nn.Module:
     return model
 
 
+def is_delta(number: int) -> bool:
+    """Whether the save of that number is one of a delta."""
+    return number % 2 == 0
+
+
 def saver(models: Sequence[nn.Module], folder: Path, number: int, say: int) -> NoReturn:
     """Save, over and over, models that are each filled with the number of the save; say when one begins and ends."""
     while True:
-        model = models[number % len(models)]
+        model = models[number // 2 % len(models)]
         fill(model, number)
+        delta = base_for(number) if is_delta(number) else False
         os.write(say, f"begin {number}\n".encode())
-        sesurgery.save(model, folder, delta=base_for(number) if number % 3 == 0 else False)
+        sesurgery.save(model, folder, delta=delta)
         os.write(say, f"end {number}\n".encode())
         number += 1
 
@@ -112,6 +118,7 @@ def _judge(folder: Path, before: int | None, begun: int, ended: int, build: bool
     """What the folder holds, and the number of the save that it is."""
     inside = begun > ended
     names = ["killed inside a save"] if inside else []
+    names += ["of a delta"] if inside and is_delta(begun) else []
     if not folder.exists():
         return [*names, "nothing, and nothing was there" if inside and before is None else "wrong"], None
     names += ["leftovers"] if any(path.suffix in (".new", ".tmp") for path in folder.iterdir()) else []
