@@ -6,6 +6,7 @@ of its inputs, so the order of independent operations and the names of nodes do 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from torch.fx import Graph, Node
 
 from sesurgery.errors import Unfit
 from sesurgery.operating.graph_modules import LayerCall
+from sesurgery.words.text import told
+
+_IN_MEMORY = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def check(before: Graph, after: Graph, insertions: Sequence[LayerCall]) -> None:
@@ -136,12 +140,18 @@ class _Keys:
         return hash(("call_module", insertion.name, (args, hash(()))))
 
 
-def _constant(value: Any) -> Any:
+def _constant(value: Any, depth: int = 3) -> Any:
+    """What tells a constant from others; of an object that a forward makes anew each time, what is in it."""
     if isinstance(value, torch.Tensor):
         return tuple(value.shape), str(value.dtype)
     if callable(value):
         return _function(value)
-    return type(value).__name__, repr(value)
+    text = told(value)
+    anywhere = _IN_MEMORY.sub("", text)
+    if anywhere == text or not depth:
+        return type(value).__name__, anywhere
+    inside = tuple((name, _constant(item, depth - 1)) for name, item in getattr(value, "__dict__", {}).items())
+    return type(value).__name__, anywhere, inside
 
 
 def _function(function: Any) -> str:

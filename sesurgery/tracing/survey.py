@@ -22,7 +22,7 @@ from sesurgery.tracing.meta_copy import hooks_on, own_functions, to_meta, twin_o
 from sesurgery.tracing.same_structure import Structures
 from sesurgery.tracing.trace import LOCK, Trace
 from sesurgery.words.paths import outwards
-from sesurgery.words.text import listed
+from sesurgery.words.text import listed, told
 
 
 @dataclass
@@ -205,7 +205,7 @@ def _signature(value: Any) -> Any:
         return ()
     leaves, spec = nesting(value)
     return spec, tuple(
-        (tuple(leaf.shape), leaf.dtype, labels(leaf)) if isinstance(leaf, torch.Tensor) else (type(leaf), repr(leaf))
+        (tuple(leaf.shape), leaf.dtype, labels(leaf)) if isinstance(leaf, torch.Tensor) else (type(leaf), told(leaf))
         for leaf in leaves
     )
 

@@ -16,6 +16,14 @@ def shown(value: object, size: int = 60) -> str:
     return plain if len(plain) <= size else plain[: size - 1] + "…"
 
 
+def told(value: object) -> str:
+    """What an object says of itself; its class and place in memory where it fails to."""
+    try:
+        return repr(value)
+    except Exception:
+        return object.__repr__(value)
+
+
 def one_line(error: object, size: int = SIZE) -> str:
     """All of an error's text in one line; the name of its class where it says nothing."""
     return shown(" ".join(str(error).split()) or type(error).__name__, size)

@@ -252,6 +252,46 @@ def test_an_array_may_be_an_argument(length: int) -> None:
     check_same(model, surgery.model, IMAGE)
 
 
+class Settings:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+
+class Mute(Settings):
+    def __repr__(self) -> str:
+        raise RuntimeError("nothing to say")
+
+
+class Scaled(nn.Conv2d):
+    def forward(self, x: Tensor, settings: Settings) -> Tensor:  # type: ignore[override]
+        return super().forward(x) * settings.factor
+
+
+class MakingSettings(Block):
+    """What a forward makes anew lies somewhere else in memory each time."""
+
+    def __init__(self, kind: type[Settings]) -> None:
+        super().__init__()
+        self.scaled, self.kind = Scaled(8, 8, 1), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scaled(self.branch(x), self.kind(0.5))
+
+
+class MakingAGenerator(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return x + self.branch(x) * torch.rand(1, generator=generator).item()
+
+
+@pytest.mark.parametrize("block", [MakingSettings(Settings), MakingSettings(Mute), MakingAGenerator()])
+def test_an_object_may_be_made_in_a_forward(block: nn.Module) -> None:
+    model = lively(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), block))
+    surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
+    assert [edit.path for edit in surgery.plan.edits] == ["1.se"]
+    check_same(model, surgery.model, IMAGE)
+
+
 def test_an_activation_that_holds_a_layer_is_one_still() -> None:
     class Body(Block):
         def __init__(self) -> None:
