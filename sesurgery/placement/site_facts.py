@@ -155,12 +155,12 @@ def _traits(anatomy: Anatomy, block: nn.Module) -> frozenset[str]:
 
 
 def _are_parallel(anatomy: Anatomy, merge: Merge) -> bool:
-    """Whether three or more branches of one fork are concatenated, none of which leads to another: Inception's."""
+    """Whether three working branches or more of one fork are concatenated, none leading to another: Inception's."""
     ends, flow = set(merge.branches), anatomy.flows[merge.host]
     if merge.op != "cat" or len(ends) < 3 or merge.fork is None:
         return False
-    works = all(any(_computes(node) for node in flow.between(merge.fork, end)) for end in ends)
-    return works and not any(flow.leads(one, [two]) for one in ends for two in ends if one is not two)
+    working = [end for end in ends if any(_computes(node) for node in flow.between(merge.fork, end))]
+    return len(working) >= 3 and not any(flow.leads(one, [two]) for one in ends for two in ends if one is not two)
 
 
 def _computes(node: Node) -> bool:
