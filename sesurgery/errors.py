@@ -90,10 +90,6 @@ class NothingMatchedError(SurgeryError):
     exit_code = 3
 
 
-class FrozenValueError(SurgeryError):
-    """A value that was fixed when a host was operated has changed since."""
-
-
 class Unfit(Exception):
     """A node or an edit has no meaning at a site. Its text is the reason given to the user.
 
