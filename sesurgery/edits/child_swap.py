@@ -27,7 +27,7 @@ from sesurgery.recording.recorder import Frame, has_own_forward
 from sesurgery.substitutes.registry import Build, on_meta
 from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import outwards
-from sesurgery.words.text import reason
+from sesurgery.words.text import reason, told_anywhere
 
 
 def named_targets(anatomy: Anatomy, rule: Rule) -> Iterator[Target | Skip]:
@@ -110,7 +110,7 @@ def only_place(survey: Survey, module: nn.Module) -> None:
 
 def digest(module: nn.Module) -> str:
     """What a plan remembers of a module that it exchanges: its layers and their sizes."""
-    return hashlib.sha256(repr(module).encode()).hexdigest()[:12]
+    return hashlib.sha256(told_anywhere(module).encode()).hexdigest()[:12]
 
 
 def swap(
@@ -269,7 +269,7 @@ _LINES = 8
 
 def outline(module: nn.Module) -> str:
     """``repr`` where it is short; else the children, a line each, with what they hold."""
-    whole = repr(module)
+    whole = told_anywhere(module)
     if whole.count("\n") < _LINES:
         return whole
     extra = module.extra_repr()
@@ -279,7 +279,7 @@ def outline(module: nn.Module) -> str:
 
 
 def _brief(module: nn.Module) -> str:
-    text = repr(module)
+    text = told_anywhere(module)
     if "\n" not in text:
         return text
     kinds = Counter(type(child).__name__ for child in module.children())

@@ -6,7 +6,6 @@ of its inputs, so the order of independent operations and the names of nodes do 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -17,9 +16,7 @@ from torch.fx import Graph, Node
 
 from sesurgery.errors import Unfit
 from sesurgery.operating.graph_modules import LayerCall
-from sesurgery.words.text import told
-
-_IN_MEMORY = re.compile(r" at 0x[0-9a-fA-F]+")
+from sesurgery.words.text import told, told_anywhere
 
 
 def check(before: Graph, after: Graph, insertions: Sequence[LayerCall]) -> None:
@@ -146,9 +143,8 @@ def _constant(value: Any, depth: int = 3) -> Any:
         return tuple(value.shape), str(value.dtype)
     if callable(value):
         return _function(value)
-    text = told(value)
-    anywhere = _IN_MEMORY.sub("", text)
-    if anywhere == text or not depth:
+    anywhere = told_anywhere(value)
+    if anywhere == told(value) or not depth:
         return type(value).__name__, anywhere
     inside = tuple((name, _constant(item, depth - 1)) for name, item in getattr(value, "__dict__", {}).items())
     return type(value).__name__, anywhere, inside

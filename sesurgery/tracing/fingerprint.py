@@ -9,6 +9,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from sesurgery.tracing.survey import Survey
+from sesurgery.words.text import told_anywhere
 
 
 def fingerprint(survey: Survey, host: nn.Module) -> str:
@@ -38,7 +39,11 @@ def operations(graph: Graph) -> list[str]:
 
 
 def _target(node: Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", repr(node.target))
+    return (
+        node.target
+        if isinstance(node.target, str)
+        else getattr(node.target, "__name__", None) or told_anywhere(node.target)
+    )
 
 
 def _inputs(node: Node) -> Any:
@@ -46,4 +51,4 @@ def _inputs(node: Node) -> Any:
 
 
 def _layer(child: nn.Module) -> str:
-    return type(child).__name__ if any(True for _ in child.children()) else repr(child)
+    return type(child).__name__ if any(True for _ in child.children()) else told_anywhere(child)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 SIZE = 200  # of an error that somebody else raised
+_IN_MEMORY = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def shown(value: object, size: int = 60) -> str:
@@ -22,6 +24,11 @@ def told(value: object) -> str:
         return repr(value)
     except Exception:
         return object.__repr__(value)
+
+
+def told_anywhere(value: object) -> str:
+    """The same without places in memory: it holds in every process."""
+    return _IN_MEMORY.sub("", told(value))
 
 
 def one_line(error: object, size: int = SIZE) -> str:

@@ -292,6 +292,39 @@ def test_an_object_may_be_made_in_a_forward(block: nn.Module) -> None:
     check_same(model, surgery.model, IMAGE)
 
 
+class Shown(nn.Module):
+    """Tells how it looks by where its function lies; some cannot even tell that (pytorchcv's DANet)."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.function, self.fails = (lambda x: x.relu()), fails
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        if self.fails:
+            raise KeyError("alpha")
+        return repr(self.function)
+
+
+class WithShown(Block):
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.act = Shown(fails)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x + self.branch(x))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_how_a_child_tells_what_it_is_does_not_matter(fails: bool) -> None:
+    model, other = (lively(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), WithShown(fails))) for _ in "ab")
+    plan = sesurgery.plan(model, "standard", example_input=IMAGE)
+    assert [edit.path for edit in plan.edits] == ["1.se"]
+    assert sesurgery.apply(other, plan, example_input=IMAGE).plan.edits == plan.edits
+
+
 def test_an_activation_that_holds_a_layer_is_one_still() -> None:
     class Body(Block):
         def __init__(self) -> None:
