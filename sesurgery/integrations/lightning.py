@@ -109,11 +109,19 @@ def _guard_loads(saving: Any, connector: Any) -> None:
 def _check_loaded(module: Any, checkpoint: Any, strict: bool | None) -> None:
     """An error where the module of the checkpoint was operated and this one was not; a warning where not strict."""
     said = checkpoint.get(_SAID)
-    if not said or not isinstance(module, nn.Module) or _recipes(operations_in(module)) == _recipes(said):
+    if not said or not isinstance(module, nn.Module):
         return
-    layers = "the module of this checkpoint was operated, and its layers are not in this one"
+    try:
+        done = operations_in(module)
+    except ArtifactError:  # it was changed since, so that what it has cannot be compared
+        return
+    if _recipes(done) == _recipes(said):
+        return
+    other = "in another way than this one" if done else "and its layers are not in this one"
     remedy = "put sesurgery.integrations.lightning.KeepsOperations before LightningModule among its bases"
-    error = ArtifactError(layers, where=type(module).__name__, remedy=remedy)
+    error = ArtifactError(
+        f"the module of this checkpoint was operated {other}", where=type(module).__name__, remedy=remedy
+    )
     if module.strict_loading if strict is None else strict:
         raise error
     warnings.warn(str(error), stacklevel=4)

@@ -110,6 +110,17 @@ def test_what_would_load_without_the_layers_speaks_up(tmp_path: Path, module: st
     assert torch.equal(output(again), output(with_layers))
 
 
+def test_another_operation_without_weights_speaks_up(tmp_path: Path) -> None:
+    def weightless(stages: str) -> Any:
+        module = Plain()
+        sesurgery.apply(module.net, "standard", stages=stages, module="simam", input_size="64", inplace=True)
+        return module
+
+    file = fitted(weightless("1-4"), tmp_path)
+    with pytest.raises(ArtifactError, match="operated in another way"):
+        trainer(1, tmp_path).predict(weightless("4"), DataLoader(TensorDataset(IMAGES)), ckpt_path=file)
+
+
 def test_a_module_that_operates_itself_is_let_alone(tmp_path: Path) -> None:
     class Operating(Plain):
         def __init__(self) -> None:
