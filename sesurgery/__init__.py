@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sesurgery.comparison.compare import compare as compare
     from sesurgery.drawing.block import draw as draw
     from sesurgery.errors import ArtifactError as ArtifactError
+    from sesurgery.errors import FrozenValueError as FrozenValueError
     from sesurgery.errors import InputError as InputError
     from sesurgery.errors import ModelError as ModelError
     from sesurgery.errors import NothingMatchedError as NothingMatchedError
@@ -66,6 +67,7 @@ _HOMES = {
     "drawing.block": ("draw",),
     "errors": (
         "ArtifactError",
+        "FrozenValueError",
         "InputError",
         "ModelError",
         "NothingMatchedError",

@@ -90,6 +90,13 @@ class NothingMatchedError(SurgeryError):
     exit_code = 3
 
 
+class FrozenValueError(SurgeryError):
+    """A value that was fixed when a host was operated has changed since.
+
+    Nothing is fixed any more, since the author's code runs. The name stays for those who catch it.
+    """
+
+
 class Unfit(Exception):
     """A node or an edit has no meaning at a site. Its text is the reason given to the user.
 

@@ -99,7 +99,9 @@ def test_output_in_ascii_does_not_fail() -> None:
 
 
 def test_every_public_name_is_listed() -> None:
-    assert {"apply", "plan", "revert", "inspect", "save", "load", "SurgeryError", "Recipe"} <= set(sesurgery.__all__)
+    assert {"apply", "plan", "revert", "inspect", "save", "load", "SurgeryError", "FrozenValueError", "Recipe"} <= set(
+        sesurgery.__all__
+    )
     assert set(sesurgery.__all__) <= set(dir(sesurgery))
     with pytest.raises(AttributeError, match="aply"):
         _ = sesurgery.aply  # pyright: ignore[reportAttributeAccessIssue]
