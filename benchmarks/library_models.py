@@ -178,6 +178,8 @@ def _monai() -> dict[str, Maker]:
 # What a forward of these takes is no image, or not one image.
 _PYTORCHCV_INPUTS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "raft": lambda: (image(128), image(128)),
+    "pfpcnet": lambda: (image(320, 240, channels=1),),
+    "superpointnet": lambda: (image(channels=1),),
 }
 _DENSE = "voc cityscapes celebamaskhq _coco ade20k".split()  # trained on large images; nothing asks for them
 _NO_IMAGES = "jasper jasperdr quartznet voca nvpattexp visemenet propainter propainter_ip propainter_rfc".split()
