@@ -10,6 +10,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from sesurgery import attention
+from sesurgery.anatomy.dataflow import is_scaling
 from sesurgery.anatomy.layer_kinds import is_conv, is_norm
 from sesurgery.errors import Unfit
 from sesurgery.operating.graph_modules import LayerCall
@@ -58,8 +59,8 @@ def insertion(
         except Unfit:
             if graph:
                 raise
-            if (outer := _in_authors_code(survey, _outer(survey, site))) is not None:
-                return insertion(survey, outer, ordinal, edit, layer, names)
+            if (other := _elsewhere(survey, site)) is not None:
+                return insertion(survey, other, ordinal, edit, layer, names)
             if not _only_child(survey, site):
                 raise
             followed = _last_layer_of(site)
@@ -71,6 +72,17 @@ def insertion(
     behind(survey, followed, (name,))
     names[followed].add(name)
     return AppendBehind(layer), followed, name
+
+
+def _elsewhere(survey: Survey, site: Site) -> Site | None:
+    """The same activation where its host is called, or else behind the factor that is all it goes to.
+
+    What is made one way in training and another way in eval mode may meet there only.
+    """
+    outer, users = _in_authors_code(survey, _outer(survey, site)), list(site.value.users)
+    if outer is not None or len(users) != 1 or not is_scaling(users[0]) or _only_child(survey, site):
+        return outer
+    return replace(site, value=users[0], users=())
 
 
 def _outer(survey: Survey, site: Site) -> Site | None:

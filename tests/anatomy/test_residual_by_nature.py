@@ -289,6 +289,23 @@ def test_branches_that_bend_nothing_are_branches_still(block: type[nn.Module]) -
     assert sesurgery.plan(model, "standard", example_input=IMAGE).edits
 
 
+class ShakenInTraining(Straight):
+    """In eval mode the branches come together by another expression: both ways meet behind the factor only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.norm(self.b(x))
+        y = torch.lerp(a, b, torch.rand(1, device=x.device)) if self.training else 0.5 * (a + b)
+        return y + x
+
+
+def test_a_branch_that_training_makes_otherwise_is_gated_where_the_sum_takes_it() -> None:
+    model = lively(net(ShakenInTraining))
+    surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
+    assert [edit.path for edit in surgery.plan.edits] == ["1.se", "2.se"]
+    assert "return self.se(y) + x" in surgery.plan.diffs[0].after
+    check_same(model, surgery.model, IMAGE)
+
+
 @pytest.mark.parametrize("block", WRITTEN)
 def test_pre_stands_where_the_branch_begins(block: type[nn.Module]) -> None:
     model = lively(net(block))
