@@ -9,7 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from timm.models import create_model, generate_default_cfgs, get_arch_pretrained_cfgs, is_model, register_model
+from timm.models import (
+    create_model,
+    generate_default_cfgs,
+    get_arch_pretrained_cfgs,
+    is_model,
+    load_pretrained,
+    register_model,
+)
 from torch import nn
 
 from sesurgery.errors import InputError, ModelError
@@ -37,7 +44,8 @@ def register(
 
     All arguments of ``create_model`` go to the base: ``pretrained``, ``num_classes``, ``in_chans``, ``features_only``.
     With ``pretrained=True`` the old layers have the base's weights (its tags hold too: ``name.a1_in1k``), and the new
-    ones start as the recipe says. A checkpoint of the operated model loads by ``checkpoint_path``.
+    ones start as the recipe says. A checkpoint of the operated model loads by ``checkpoint_path``; what timm pushes to
+    the hub loads where the name is registered.
 
     Args:
         name: letters, digits and _; no name that timm has. A name registered here may be registered anew.
@@ -80,7 +88,9 @@ def _configs(name: str, base: str, tag: str) -> Mapping[str, Any]:
 def _entry(name: str, base: str, recipe: Recipe) -> Callable[..., nn.Module]:
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         config = kwargs.pop("pretrained_cfg", None)
-        model = create_model(base, pretrained=pretrained, pretrained_cfg=config, **kwargs)
+        # A folder or a repository that names this model holds the weights of all its layers, not the base's.
+        whole = pretrained and isinstance(config, dict) and config.get("source") in ("local-dir", "hf-hub")
+        model = create_model(base, pretrained=pretrained and not whole, pretrained_cfg=config, **kwargs)
         mine = {key: value for key, value in kwargs.items() if key not in ("pretrained_cfg_overlay", "cache_dir")}
         spec = zoo.ModelSpec("timm", base, mine)
         try:
@@ -89,9 +99,29 @@ def _entry(name: str, base: str, recipe: Recipe) -> Callable[..., nn.Module]:
             raise
         except Exception as error:
             raise ModelError(f"operating on it failed with {reason(error)}", where=name) from error
+        if whole:
+            _load_whole(model, kwargs)
+        _call(model, name)
         return model
 
     entry.__name__ = entry.__qualname__ = name
     entry.__module__ = __name__
     entry.__doc__ = f"timm's {base} after recipe {recipe.name}."
     return entry
+
+
+def _load_whole(model: nn.Module, args: Mapping[str, Any]) -> None:
+    load_pretrained(
+        model,
+        num_classes=getattr(model, "num_classes", 0),
+        in_chans=args.get("in_chans", 3),
+        strict=not args.get("features_only", False),
+        cache_dir=args.get("cache_dir"),
+    )
+
+
+def _call(model: nn.Module, name: str) -> None:
+    """The name by which timm describes a model for the hub, and creates it there."""
+    for config in (getattr(model, each, None) for each in ("pretrained_cfg", "default_cfg")):
+        if isinstance(config, dict):
+            config["architecture"] = name

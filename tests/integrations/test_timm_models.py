@@ -73,6 +73,22 @@ def test_it_is_saved_as_its_base_and_its_plan(tmp_path: Path) -> None:
     assert torch.equal(sesurgery.load(tmp_path / "a")(image), model(image))
 
 
+def test_for_the_hub_it_goes_by_its_own_name(tmp_path: Path) -> None:
+    model = lively(timm.create_model("test_resnet_se", num_classes=7))
+    timm.models.save_for_hf(model, tmp_path)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(image), model(image))
+    features = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, features_only=True)
+    state = features.state_dict()
+    assert layers(features) == layers(model)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items() if key in state)
+    other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=5)
+    assert torch.equal(other.layer3[0].se.fc1.weight, model.layer3[0].se.fc1.weight)
+    assert timm.create_model(BASE).pretrained_cfg["architecture"] == BASE
+
+
 def test_an_average_of_weights_follows() -> None:
     model = timm.create_model("test_resnet_se")
     average = ModelEmaV3(model, decay=0.5)
