@@ -18,6 +18,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +46,7 @@ def examine(reference: str) -> list[dict[str, Any]]:
     import torch
 
     torch.set_num_threads(1)
-    row: dict[str, Any] = {"model": reference}
+    row: dict[str, Any] = {"model": reference, "date": date.today().isoformat()}
     try:
         torch.manual_seed(0)
         start = time.perf_counter()
@@ -207,6 +208,8 @@ def _summary(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield f"Machine: {machine()}."
     yield ""
+    days = Counter(row["date"] for row in rows)
+    yield f"- Run {', '.join(f'on {day} ({count} models)' for day, count in sorted(days.items()))}."
     missing = set(names()) - {row["model"] for row in rows}
     if missing:
         yield f"- **Not finished: {len(missing)} models have no result yet.** The command above goes on with them."
