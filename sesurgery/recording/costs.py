@@ -231,17 +231,23 @@ class KeptBytes(saved_tensors_hooks):
     """
 
     def __init__(self, model: nn.Module, counting: CountingMode) -> None:
-        super().__init__(self._pack, lambda tensor: tensor)
+        super().__init__(self._pack, self._unpack)
         self.counting = counting
         self._kept: dict[int, tuple[torch.Tensor, Tally | None]] = {}
         self._order: list[int] = []
+        self._saved: list[torch.Tensor] = []
         for weight in (*model.parameters(), *model.buffers()):
             self.keep(weight, None)
         self._scaled: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _pack(self, tensor: torch.Tensor) -> int:
+        """A number stands for the tensor: an output that its own operation keeps would hold the graph for ever."""
         self.keep(tensor, self.counting.tally)
-        return tensor.detach()  # an output that its own operation keeps would hold the graph, out of gc's sight
+        self._saved.append(tensor)
+        return len(self._saved) - 1
+
+    def _unpack(self, number: int) -> torch.Tensor:
+        return self._saved[number]
 
     def keep(self, tensor: torch.Tensor, tally: Tally | None) -> None:
         """The memory of a tensor is kept from now on, at the expense of ``tally``; None where it is counted already.
@@ -289,7 +295,7 @@ class KeptBytes(saved_tensors_hooks):
         """Put the bytes into the tallies and let go of all: autograd's graph holds this object, out of gc's sight."""
         super().__exit__(*raised)
         self.settle(0)
-        self._kept, self._order, self._scaled = {}, [], []
+        self._kept, self._order, self._scaled, self._saved = {}, [], [], []
         del self.counting
 
 
