@@ -23,6 +23,9 @@ def chosen(values: Sequence[float], costs: Mapping[str, Sequence[float]], limits
         NothingMatchedError: no item is worth something and within the limits.
     """
     worth = np.asarray(values, dtype=float)
+    if not (worth > 0).any():
+        problem = "the validation is no better with any single layer"
+        raise NothingMatchedError(problem, remedy="train for longer, judge on more data, or try another layer")
     constraints = [
         optimize.LinearConstraint(np.asarray(costs[name], dtype=float)[None, :], -np.inf, limit)
         for name, limit in limits.items()
