@@ -142,7 +142,10 @@ def test_the_knapsack_is_the_best_of_all_subsets(seed: int) -> None:
         ({"budget": "latency=+2%"}, "latency of a single site is not known"),
         ({"budget": "params=+0%"}, "within the budget"),
         ({"budget": "params=+2%", "validate": lambda model, trial: "good"}, "gives a str"),
-        ({"budget": "params=+2%", "validate": lambda model, trial: 1.0}, "no better with any single layer.*judge on more data"),
+        (
+            {"budget": "params=+2%", "validate": lambda model, trial: 1.0},
+            "no better with any single layer.*judge on more data",
+        ),
         ({"budget": "params=+2%", "recipe": "backbone-nope"}, "unknown recipe"),
     ],
 )
