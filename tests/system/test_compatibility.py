@@ -25,14 +25,21 @@ def operated(name: str) -> tuple[Family, nn.Module]:
     return BY_NAME[name], copy.deepcopy(MODELS[name])
 
 
-@pytest.mark.parametrize("feature", QUICK_FEATURES)
-@pytest.mark.parametrize("name", ["resnet", "vit"])
+SLOW_PAIRS = [("vit", "torch.compile"), ("mobilenet_v3 (torchvision)", "torch.compile")]
+
+
+def pairs(*names: str) -> list[Any]:
+    """Each model with each feature; compiling a second one of a library is slow, and says little more."""
+    every = [(name, feature) for name in names for feature in QUICK_FEATURES]
+    return [pytest.param(*pair, marks=pytest.mark.slow if pair in SLOW_PAIRS else ()) for pair in every]
+
+
+@pytest.mark.parametrize(("name", "feature"), pairs("resnet", "vit"))
 def test_feature_of_a_timm_model(name: str, feature: str) -> None:
     FEATURES[feature](*operated(name))
 
 
-@pytest.mark.parametrize("feature", QUICK_FEATURES)
-@pytest.mark.parametrize("name", ["squeezenet (torchvision)", "mobilenet_v3 (torchvision)"])
+@pytest.mark.parametrize(("name", "feature"), pairs("squeezenet (torchvision)", "mobilenet_v3 (torchvision)"))
 def test_feature_of_a_torchvision_model(name: str, feature: str) -> None:
     if feature in ("features_only", "forward_intermediates"):
         with pytest.raises(NotApplicableError, match="timm only"):
