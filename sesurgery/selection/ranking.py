@@ -67,15 +67,15 @@ def ranked(
 
 
 def _validated(model: nn.Module, switches: Switches, on: set[str], judge: Judge) -> np.ndarray:
-    switches.on = on
-
     def value(seed: int) -> float:
-        return results(judge.validate, model, Trial(seed, judge.epochs), judge.aim)[judge.aim]
+        switches.on = on  # a step of training in the validation before drew others
+        result = results(judge.validate, model, Trial(seed, judge.epochs), judge.aim)[judge.aim]
+        if model.training:
+            raise InputError("the validation puts the model in train mode", remedy="call model.eval() in it")
+        return result
 
     if norms := batch_norms(model):
         with renewed(norms):
             value(0)
     values = np.asarray([value(seed) for seed in range(judge.repeats)])
-    if model.training:
-        raise InputError("the validation puts the model in train mode", remedy="call model.eval() in it")
     return -values if judge.smaller else values

@@ -59,3 +59,20 @@ def test_a_layer_that_a_norm_undoes_is_worth_nothing() -> None:
     value = ranked(Net(), ["layer"], Judge(train, validate, "value", False, None, 2), 0)["layer"]
     assert abs(value.without) < 1e-3
     assert abs(value.alone) < 1e-3
+
+
+def test_a_validation_may_train_for_a_step() -> None:
+    """Each validation finds the layers on that it is to judge, whatever the steps of one before drew."""
+    seen: list[bool] = []
+
+    def validate(model: nn.Module, trial: object) -> float:
+        model.eval()
+        seen.append(not torch.equal(model.layer(X), X))
+        for _ in range(8):
+            model.train()(X)
+        model.eval()
+        return 0.0
+
+    ranked(Net(), ["layer"], Judge(lambda model, trial: 0.0, validate, "value", False, None, 2), 0)
+    on, off = [True] * 3, [False] * 3  # one renews the statistics, two judge
+    assert seen == [*on, *off, *off, *on]
