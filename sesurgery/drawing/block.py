@@ -80,10 +80,7 @@ def draw_forward(module: nn.Module, example_input: Any, *, title: str = "", form
     """
     seen = rehearse(module.eval(), None, example_input, None).survey
     side = _Side("forward", seen, "", {node.name for node in _graph(seen, "").nodes}, (), "")
-    return rendered(
-        _HEAD + "\n".join(_clusters([(side, title or type(module).__name__)])) + "\n}\n",
-        form,
-    )
+    return rendered(_text([(side, title or type(module).__name__)]), form)
 
 
 def _graph(seen: Survey, host: str) -> fx.Graph:
@@ -162,7 +159,11 @@ def _dot(before: Survey, after: Survey, host: str, draft: Draft) -> str:
         _Side("before", before, host, names[1], edited, _GONE),
         _Side("after", after, host, names[0], edited, _NEW),
     )
-    titled = [(side, f"{host or type(after.twin).__name__}, {side.name}") for side in sides]
+    return _text((side, f"{host or type(after.twin).__name__}, {side.name}") for side in sides)
+
+
+def _text(titled: Iterable[tuple[_Side, str]]) -> str:
+    """Some graphs beside each other, in graphviz's own language."""
     return _HEAD + "\n".join(_clusters(titled)) + "\n}\n"
 
 

@@ -101,7 +101,7 @@ def _entry(name: str, base: str, recipe: Recipe) -> Callable[..., nn.Module]:
             raise ModelError(f"operating on it failed with {reason(error)}", where=name) from error
         if whole:
             _load_whole(model, kwargs)
-        _call(model, name)
+        _describe_as(model, name)
         return model
 
     entry.__name__ = entry.__qualname__ = name
@@ -120,8 +120,8 @@ def _load_whole(model: nn.Module, args: Mapping[str, Any]) -> None:
     )
 
 
-def _call(model: nn.Module, name: str) -> None:
-    """The name by which timm describes a model for the hub, and creates it there."""
+def _describe_as(model: nn.Module, name: str) -> None:
+    """Give a model the name by which timm describes it for the hub, and creates it from there."""
     for config in (getattr(model, each, None) for each in ("pretrained_cfg", "default_cfg")):
         if isinstance(config, dict):
             config["architecture"] = name

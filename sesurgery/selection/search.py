@@ -14,7 +14,6 @@ from sesurgery.api import RecipeLike, plan, recipe_for
 from sesurgery.comparison.budget import Limit, written
 from sesurgery.comparison.budget import budget as budget_of
 from sesurgery.comparison.compare import compare
-from sesurgery.comparison.rows import Comparison
 from sesurgery.errors import InputError
 from sesurgery.planning.planner import Progress
 from sesurgery.plans import Edit, Insertion, Plan
@@ -58,9 +57,9 @@ def search(
 
     One training with layers at all sites, each switched on and off at random step by step, ranks them: each site is
     judged on the validation by leaving its layer out and by having it alone, batch norms with statistics of what runs
-    then, which takes one validation more. A knapsack chooses. Then the chosen sites,
-    all sites and random subsets of about the same cost are trained from scratch by :func:`sesurgery.compare`, so that
-    the ranking is judged and not believed.
+    then, which takes one validation more. A knapsack chooses. Then the chosen sites, all sites and random subsets of
+    about the same cost are trained from scratch by :func:`sesurgery.compare`, so that the ranking is judged and not
+    believed.
 
     Args:
         model: as in :func:`sesurgery.compare`, like the inputs, ``model_args`` and ``pretrained``.
@@ -91,21 +90,9 @@ def search(
     recipes = _recipes(wanted, sites.edits, picked, subsets, lambda data: plan(model, data, **asked))
     trainings: TrainingOptions = {"train": train, "seeds": seeds, "epochs": epochs, "aim": aim, "smaller": smaller}
     trainings |= {"jobs": jobs, "folder": folder, "storage": storage}
-    more: dict[str, Any] = {**asked, "pretrained": pretrained, "progress": progress}
-    check = compare(model, recipes, **trainings, **more) if seeds else None
-    return _selection(sites, recipes[0], values, picked, check, limits)
-
-
-def _selection(
-    sites: Plan,
-    recipe: dict[str, Any],
-    values: dict[str, Value],
-    picked: Sequence[int],
-    check: Comparison | None,
-    limits: tuple[Limit, ...],
-) -> Selection:
+    check = compare(model, recipes, pretrained=pretrained, progress=progress, **trainings, **asked) if seeds else None
     paths = tuple(sites.edits[index].path for index in picked)
-    return Selection(sites.model, recipe, sites.edits, in_order(values), paths, check, written(limits))
+    return Selection(sites.model, recipes[0], sites.edits, in_order(values), paths, check, written(limits))
 
 
 def _reporting(progress: Progress | None) -> Callable[[int, int], None]:
