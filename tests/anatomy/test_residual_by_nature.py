@@ -270,23 +270,25 @@ def kinds(model: nn.Module, *example: Tensor) -> list[str]:
     return [merge.kind for merge in sesurgery.inspect(model, example_input=given).merges if merge.op == "add"]
 
 
+def gated(block: Callable[[], nn.Module], recipe: str) -> sesurgery.Surgery[nn.Module]:
+    """Two such blocks behind a stem, operated by a recipe; with gates at identity they give what they gave."""
+    model = lively(net(block))
+    surgery = sesurgery.apply(model, recipe, example_input=IMAGE, init="identity")
+    check_same(model, surgery.model, IMAGE)
+    return surgery
+
+
 @pytest.mark.parametrize("block", RESIDUAL)
 @pytest.mark.parametrize("recipe", ["standard", "post", "identity"])
 def test_it_is_residual_and_is_operated(block: type[nn.Module], recipe: str) -> None:
-    model = lively(net(block))
-    assert kinds(model) == ["identity", "identity"]
-    surgery = sesurgery.apply(model, recipe, example_input=IMAGE, init="identity")
-    assert len(surgery.plan.edits) == 2
-    check_same(model, surgery.model, IMAGE)
+    assert kinds(net(block)) == ["identity", "identity"]
+    assert len(gated(block, recipe).plan.edits) == 2
 
 
 @pytest.mark.parametrize("block", STRAIGHT)
 def test_branches_that_bend_nothing_are_branches_still(block: type[nn.Module]) -> None:
-    model = lively(net(block))
-    surgery = sesurgery.apply(model, "identity", example_input=IMAGE, init="identity")
-    assert [edit.host for edit in surgery.plan.edits] == ["1", "2"]
-    check_same(model, surgery.model, IMAGE)
-    assert sesurgery.plan(model, "standard", example_input=IMAGE).edits
+    assert [edit.host for edit in gated(block, "identity").plan.edits] == ["1", "2"]
+    assert sesurgery.plan(net(block), "standard", example_input=IMAGE).edits
 
 
 class ShakenInTraining(Straight):
@@ -299,35 +301,27 @@ class ShakenInTraining(Straight):
 
 
 def test_a_branch_that_training_makes_otherwise_is_gated_where_the_sum_takes_it() -> None:
-    model = lively(net(ShakenInTraining))
-    surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
+    surgery = gated(ShakenInTraining, "standard")
     assert [edit.path for edit in surgery.plan.edits] == ["1.se", "2.se"]
     assert "return self.se(y) + x" in surgery.plan.diffs[0].after
-    check_same(model, surgery.model, IMAGE)
 
 
 @pytest.mark.parametrize("block", WRITTEN)
 def test_pre_stands_where_the_branch_begins(block: type[nn.Module]) -> None:
-    model = lively(net(block))
-    surgery = sesurgery.apply(model, "pre", example_input=IMAGE, init="identity")
+    surgery = gated(block, "pre")
     assert [edit.host for edit in surgery.plan.edits] == ["1", "2"]
-    check_same(model, surgery.model, IMAGE)
 
 
 def test_pre_of_a_sum_in_a_child_lies_in_the_caller() -> None:
-    model = lively(net(TwoArguments))
-    surgery = sesurgery.apply(model, "pre", example_input=IMAGE, init="identity")
+    surgery = gated(TwoArguments, "pre")
     assert [edit.host for edit in surgery.plan.edits] == ["1", "2"]
     assert "self.b(F.relu(self.a(self.se(x))))" in surgery.plan.diffs[0].after
-    check_same(model, surgery.model, IMAGE)
 
 
 def test_pre_of_a_pair_lies_in_the_child_that_makes_it() -> None:
-    model = lively(net(TupleOfTwo))
-    surgery = sesurgery.apply(model, "pre", example_input=IMAGE, init="identity")
+    surgery = gated(TupleOfTwo, "pre")
     assert [edit.host for edit in surgery.plan.edits] == ["1.body", "2.body"]
     assert "self.b(F.relu(self.a(self.se(x))))" in surgery.plan.diffs[0].after
-    check_same(model, surgery.model, IMAGE)
 
 
 def test_a_sum_that_an_option_leaves_out_needs_no_layer_there() -> None:
@@ -340,11 +334,8 @@ def test_a_sum_that_an_option_leaves_out_needs_no_layer_there() -> None:
 
 
 def test_a_branch_that_comes_in_a_list_is_gated_where_it_is_made() -> None:
-    model = lively(net(converted))
-    assert kinds(model) == ["identity", "identity"]
-    surgery = sesurgery.apply(model, "standard", example_input=IMAGE, init="identity")
-    assert [edit.path for edit in surgery.plan.edits] == ["1.0.0.3.se", "2.0.0.3.se"]
-    check_same(model, surgery.model, IMAGE)
+    assert kinds(net(converted)) == ["identity", "identity"]
+    assert [edit.path for edit in gated(converted, "standard").plan.edits] == ["1.0.0.3.se", "2.0.0.3.se"]
 
 
 def test_a_second_input_takes_nothing_away() -> None:

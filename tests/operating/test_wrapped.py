@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
-from networks import Residual, Short, conv
+from networks import Residual, Short, Wrapper, conv
 from torch import Tensor, nn
 
 import sesurgery
@@ -84,24 +84,14 @@ def compiled_block(model: nn.Sequential) -> nn.Module:
     return model
 
 
-class Around(nn.Module):
-    """Has no length; its compiled form says so with a TypeError."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
-
-
-class Empty(Around):
+class Empty(Wrapper):
     def __len__(self) -> int:
         return 0
 
 
 def compiled_around(model: nn.Sequential) -> nn.Module:
-    return torch.compile(Around(model), backend="eager")  # type: ignore[return-value]
+    """Asked for its length, it raises a TypeError."""
+    return torch.compile(Wrapper(model), backend="eager")  # type: ignore[return-value]
 
 
 WRAPS = [compiled, compiled_in_place, compiled_block, nn.DataParallel, compiled_around, Empty]

@@ -86,6 +86,17 @@ def conv(width: int = 8, kernel: int = 3) -> nn.Conv2d:
     return nn.Conv2d(width, width, kernel, padding=kernel // 2)
 
 
+class Wrapper(nn.Module):
+    """A model around another, without a length."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
 class Parts(nn.Module):
     """Two convolutions, and whatever else a block needs, on 8 channels."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import conv, lively
+from networks import Wrapper, conv, lively
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 
@@ -122,15 +122,6 @@ def test_export_with_any_batch_height_and_width(pair: tuple[nn.Module, nn.Module
     for shape in ((1, 3, 16, 16), (5, 3, 24, 12)):
         other = torch.randn(shape)
         assert torch.allclose(program(other), plain(other), atol=1e-6)
-
-
-class Wrapper(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
 
 
 def compiled(model: nn.Module) -> nn.Module:
