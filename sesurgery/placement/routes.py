@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -180,9 +181,9 @@ def _free_name(host: nn.Module, edit: Insert, role: str, names: set[str]) -> str
         return wanted
     if edit.name is not None and hasattr(host, wanted) and wanted not in names:
         raise Unfit(f'its {type(host).__name__} already has an attribute "{wanted}"; choose another name')
-    candidates = [f"{wanted}_{role}"] if role and role != "branch" else []
-    candidates += [f"{wanted}_{number}" for number in range(2, 1000)]
-    return next(name for name in candidates if free(name))
+    if role and role != "branch" and free(f"{wanted}_{role}"):
+        return f"{wanted}_{role}"
+    return next(name for number in itertools.count(2) if free(name := f"{wanted}_{number}"))
 
 
 def last_layer(module: nn.Module) -> nn.Module:

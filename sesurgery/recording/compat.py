@@ -44,6 +44,7 @@ __all__ = [
     "is_wrapped",
     "modules_in",
     "packet",
+    "paths_in",
     "pytree",
     "same_convolution",
     "saved_buffers",
@@ -52,6 +53,7 @@ __all__ = [
     "undispatched",
     "unwrapped",
     "viewed",
+    "weights_in",
 ]
 
 
@@ -96,6 +98,27 @@ def modules_in(model: nn.Module) -> list[nn.Module]:
             seen[module] = None
             pending.extend([child for child in reversed(module._modules.values()) if child is not None])
     return list(seen)
+
+
+def paths_in(model: nn.Module) -> dict[nn.Module, str]:
+    """What ``model.named_modules()`` gives: each module with the first of its paths."""
+    paths: dict[nn.Module, str] = {}
+    pending = [("", model)]
+    while pending:
+        path, module = pending.pop()
+        if module not in paths:
+            paths[module] = path
+            prefix = f"{path}." if path else ""
+            children = reversed(module._modules.items())
+            pending.extend([(prefix + name, child) for name, child in children if child is not None])
+    return paths
+
+
+def weights_in(model: nn.Module) -> list[Tensor]:
+    """The parameters of a model, then its buffers, each once."""
+    tables = [(module._parameters, module._buffers) for module in modules_in(model)]
+    tensors = (tensor for kind in zip(*tables, strict=True) for table in kind for tensor in table.values())
+    return list({id(tensor): tensor for tensor in tensors if tensor is not None}.values())
 
 
 def packet(function: Any) -> Any:

@@ -21,7 +21,16 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from sesurgery.plans import Cost, added
 from sesurgery.recording.channel_axes import propagate
-from sesurgery.recording.compat import TorchDispatchMode, flop_registry, modules_in, packet, saved_buffers, storage_of
+from sesurgery.recording.compat import (
+    TorchDispatchMode,
+    flop_registry,
+    modules_in,
+    packet,
+    paths_in,
+    saved_buffers,
+    storage_of,
+    weights_in,
+)
 from sesurgery.recording.fast_shapes import result
 from sesurgery.recording.nested import tensors_in
 
@@ -214,7 +223,7 @@ class CountingMode(TorchDispatchMode):
         for tally in self.tallies.values() if samples > 1 else ():
             tally.share(samples)
         own = {"": _cost(self.tallies[None], 0, 0)}  # what ran in no module's forward
-        for path, module in model.named_modules():
+        for module, path in paths_in(model).items():
             tally = self.tallies.get(module)
             params, size = weights.get(module, (0, 0))
             if tally is not None or params or size:
@@ -236,7 +245,7 @@ class KeptBytes(saved_tensors_hooks):
         self._kept: dict[int, tuple[torch.Tensor, Tally | None]] = {}
         self._order: list[int] = []
         self._saved: list[torch.Tensor] = []
-        for weight in (*model.parameters(), *model.buffers()):
+        for weight in weights_in(model):
             self.keep(weight, None)
         self._scaled: list[tuple[torch.Tensor, torch.Tensor]] = []
 

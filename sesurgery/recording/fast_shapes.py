@@ -14,21 +14,12 @@ from typing import Any
 
 import torch
 
-from sesurgery.recording.compat import TorchDispatchMode
-
 _CONSTANTS = frozenset(
     (type(None), bool, int, float, str, torch.Size, torch.dtype, torch.layout, torch.memory_format, torch.device)
 )
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 _MOST = 20_000  # sizes and operations remembered before all are forgotten
 _RESULTS: dict[Any, Any] = {}
-
-
-class Remembering(TorchDispatchMode):
-    """While it is active, operations on ``meta`` are remembered: building a layer draws no numbers there."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return result(func, args, kwargs or {})
 
 
 def result(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

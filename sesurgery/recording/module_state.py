@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import functools
 import random
 import sys
 import types
@@ -112,7 +113,9 @@ def _put_back(box: Any, old: Any) -> None:
         return
     kind = _builtin(box)
     kind.clear(box)
-    if isinstance(box, dict):
+    if kind is dict:
+        dict.update(box, old)
+    elif isinstance(box, dict):
         for key, value in old.items():
             kind.__setitem__(box, key, value)
     else:
@@ -174,7 +177,7 @@ def _with_helpers(functions: list[types.FunctionType]) -> list[types.FunctionTyp
     while pending:
         function = pending.pop()
         space = function.__globals__
-        for name in _names_in(function):
+        for name in _names_in(function.__code__):
             helper = space.get(name)
             if isinstance(helper, types.FunctionType) and helper.__globals__ is space and id(helper) not in known:
                 known[id(helper)] = helper
@@ -182,16 +185,22 @@ def _with_helpers(functions: list[types.FunctionType]) -> list[types.FunctionTyp
     return list(known.values())
 
 
-def _names_in(function: types.FunctionType) -> Iterator[str]:
-    return (name for code in nested_code(function.__code__) for name in code.co_names)
+@functools.lru_cache(maxsize=4096)
+def _names_in(code: types.CodeType) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for each in nested_code(code) for name in each.co_names))
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_set_by(code: types.CodeType) -> tuple[str, ...]:
+    """The names of those functions in ``code`` that set module-level ones."""
+    return tuple(name for each in nested_code(code) if _SETS in each.co_code[::2] for name in each.co_names)
 
 
 def _set_by(functions: Iterable[types.FunctionType]) -> Iterator[tuple[dict[str, Any], str]]:
     """The module-level names that functions may set, with the modules' dicts."""
     for function in functions:
-        for code in nested_code(function.__code__):
-            if _SETS in code.co_code[::2]:
-                yield from ((function.__globals__, name) for name in code.co_names if name in function.__globals__)
+        space = function.__globals__
+        yield from ((space, name) for name in _names_set_by(function.__code__) if name in space)
 
 
 def _hooks_of(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
@@ -222,4 +231,4 @@ def _held_by(function: types.FunctionType) -> Iterator[Any]:
         with contextlib.suppress(ValueError):  # a cell that is empty yet
             yield cell.cell_contents
     space = function.__globals__
-    yield from (space[name] for name in _names_in(function) if name in space)
+    yield from (space[name] for name in _names_in(function.__code__) if name in space)

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from sesurgery.recording.author_places import own_code, place_in
 from sesurgery.recording.channel_axes import assume, copy_labels, is_activation
-from sesurgery.recording.compat import Unnoted, is_wrapped, storage_of, unwrapped
+from sesurgery.recording.compat import Unnoted, is_wrapped, paths_in, storage_of, unwrapped
 from sesurgery.recording.costs import Origins
 from sesurgery.recording.nested import map_tensors, tensors_in
 
@@ -158,7 +158,7 @@ class HostGraph:
     def path_of(self, child: nn.Module) -> str | None:
         """The path of a module in the host; None where it is none of its children."""
         if self.children is None:
-            self.children = {module: path for path, module in self.module.named_modules() if path}
+            self.children = {module: path for module, path in paths_in(self.module).items() if path}
         return self.children.get(child)
 
     def wrote(self, tensors: Iterable[torch.Tensor], node: Node) -> None:
@@ -334,7 +334,7 @@ def version_of(tensor: torch.Tensor) -> int:
 def _own_tensors(module: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
     yield from module.named_parameters()
     yield from module.named_buffers()
-    for path, part in module.named_modules():
+    for part, path in paths_in(module).items():
         for name, value in part.__dict__.items():
             if isinstance(value, torch.Tensor):
                 yield f"{path}.{name}" if path else name, value

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from torch import nn
+
 from sesurgery.errors import Unfit
 from sesurgery.operating.compiled_method import (
     Definition,
@@ -173,7 +175,7 @@ def read_method(cls: type, code: types.CodeType) -> Method:
 
 def _method_running(cls: type, code: types.CodeType) -> tuple[type, str, types.FunctionType]:
     running: dict[types.FunctionType, tuple[type, str, types.FunctionType]] = {}
-    for owner in cls.__mro__:
+    for owner in (each for each in cls.__mro__ if each is not nn.Module):
         for attribute, raw in vars(owner).items():
             if isinstance(raw, staticmethod | classmethod) and _runs(raw.__func__, code):
                 raise Unfit(f"{owner.__qualname__}.{attribute} is no method of the module: it has no self")

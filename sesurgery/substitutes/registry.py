@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from sesurgery import attention
 from sesurgery.errors import StalePlanError, Unfit
 from sesurgery.plans import AttentionLayer, Identity, Substitute
-from sesurgery.recording.fast_shapes import Remembering
 
 
 @functools.singledispatch
@@ -43,8 +43,18 @@ def _attention(new: AttentionLayer, old: nn.Module | None, *sources: nn.Module) 
 
 def on_meta(new: Substitute, old: nn.Module | None, *sources: nn.Module) -> nn.Module:
     """``make`` without weights and in eval mode, for measuring."""
-    with torch.device("meta"), Remembering(), torch.random.fork_rng(devices=[]):
+    with torch.device("meta"), _Uninitialised(), torch.random.fork_rng(devices=[]):
         return make(new, old, *sources).to("meta").eval()
+
+
+class _Uninitialised(TorchFunctionMode):
+    """While it is active, ``torch.nn.init`` leaves weights alone: on ``meta`` there is nothing to fill."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) != "torch.nn.init":
+            return func(*args, **kwargs)
+        return kwargs["tensor"] if "tensor" in kwargs else args[0]
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class Build:
         """The new module. Raises ``StalePlanError``."""
         weightless = torch.get_default_device().type == "meta"
         try:
-            with Remembering() if weightless else contextlib.nullcontext():
+            with _Uninitialised() if weightless else contextlib.nullcontext():
                 return make(self.new, old, *sources)
         except Unfit as reason:
             raise StalePlanError(str(reason), where=self.path, remedy="plan again on this model") from None

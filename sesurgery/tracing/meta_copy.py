@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 
 from sesurgery.errors import ModelError
-from sesurgery.recording.compat import BACKWARD_HOOKS, FORWARD_HOOKS, modules_in
+from sesurgery.recording.compat import BACKWARD_HOOKS, FORWARD_HOOKS, modules_in, paths_in, weights_in
 from sesurgery.recording.module_state import TABLES
 from sesurgery.recording.nested import map_tensors
 from sesurgery.words.text import reason
@@ -56,7 +56,7 @@ def twin_of(model: nn.Module, hooks: bool = False) -> nn.Module:
 
 def _twin(model: nn.Module, hooks: bool, plain: Callable[[type[nn.Module]], bool]) -> nn.Module:
     memo: dict[int, Any] = {}
-    for tensor in [*model.parameters(), *model.buffers()]:
+    for tensor in weights_in(model):
         memo[id(tensor)] = _weightless(tensor)
     modules = modules_in(model)
     for module in modules:
@@ -144,7 +144,7 @@ def hooks_on(model: nn.Module) -> list[str]:
 
 
 def _refuse_scripts(model: nn.Module) -> None:
-    for path, module in model.named_modules():
+    for module, path in paths_in(model).items():
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 f"{path or 'it'} is a ScriptModule, which has no Python forward and takes no hooks",
