@@ -11,6 +11,7 @@ import itertools
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -49,15 +50,27 @@ def edited_methods_for(
         if not options:
             raise Unfit(writer.reason or f"no expression of its forward is what self.{insertion.name} is to take")
     first = [options[0] for options in ways]
-    try:
-        return _tried(first, insertions, trial)
-    except Unfit:
-        if len(insertions) == 1 and len(ways[0]) == 1:
-            raise
+    if not _share_a_place(first, insertions):
+        try:
+            return _tried(first, insertions, trial)
+        except Unfit:
+            if len(insertions) == 1 and len(ways[0]) == 1:
+                raise
     chosen: list[list[Placed]] = []
     for index, options in enumerate(ways):
         chosen.append(_first_that_holds(chosen, options, insertions[: index + 1], trial))
     return _methods(chosen)
+
+
+def _share_a_place(chosen: Sequence[list[Placed]], insertions: Sequence[LayerCall]) -> bool:
+    """Whether two activations are one expression's, as in a loop, where each layer would be called for both."""
+    values: dict[Any, str] = {}
+    for placed, insertion in zip(chosen, insertions, strict=True):
+        for method, edit in placed:
+            place = id(method), replace(edit, name="")
+            if values.setdefault(place, insertion.value) != insertion.value:
+                return True
+    return False
 
 
 def _first_that_holds(

@@ -15,6 +15,7 @@ from networks import Nested, OneBlock, Parallel, Parts, Projected, Scaled, Stack
 from torch import Tensor, nn
 
 import sesurgery
+from sesurgery.rewriting.trial import StandIn
 from sesurgery.testing import assert_forward
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -212,3 +213,33 @@ def test_the_source_of_an_operated_forward_can_be_asked_for() -> None:
     assert "self.se(self.norm(self.conv1(x))) + x" in inspect.getsource(type(operated.block).forward)
     assert type(operated.block).__name__ == "Simple"
     assert isinstance(operated.block, Simple)
+
+
+class Loop(nn.Module):
+    """Sums in a loop: one expression for all of them."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.branches = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)) for _ in range(blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for branch in self.branches:
+            x = x + branch(x)
+        return x
+
+
+def test_a_loop_is_tried_with_one_layer_and_not_with_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def counted(self: StandIn, x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return x.clone()
+
+    monkeypatch.setattr(StandIn, "forward", counted)
+    plan = sesurgery.plan(Loop(12), rule("before residual add"), example_input=IMAGE)
+    assert {edit.route for edit in plan.edits} == {"behind"}
+    assert len(plan.edits) == 12
+    assert calls < 6 * 12  # all at once they would be called 12 * 12 times
