@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from sesurgery.placement.inherited_options import layer_of, port_of, resolve, si
 from sesurgery.placement.notes import notes_on
 from sesurgery.placement.placements import sites
 from sesurgery.placement.routes import insertion, last_layer, possible_paths
-from sesurgery.placement.sites import Site, place_of, value_place, where_it_comes_from
+from sesurgery.placement.sites import Site, place_of, value_place, where_it_comes_from, where_it_goes
 from sesurgery.plans import AppendBehind, AttentionLayer, Cost, Insertion, Skip, Swap, SwapChild
 from sesurgery.recipe.rules import Insert, Rule
 from sesurgery.recording.channel_axes import are_samples_mixed, sample_axis
@@ -84,17 +85,23 @@ class InsertKind:
             old = survey.module(path)
             params, macs = difference(survey, {old: on_meta(layer, old)})
         else:
-            try:
-                change, host, name = insertion(survey, site, spot.ordinal, edit, layer, spot.names)
-            except Unfit:
-                origin = where_it_comes_from(anatomy, site)
-                if origin is None:
-                    raise
-                change, host, name = insertion(survey, origin, spot.ordinal, edit, layer, spot.names)
+            change, host, name = _route(anatomy, spot, edit, layer)
             path = join(survey.paths[host], name)
             params, macs = layer_cost(survey, layer, host, _inputs(survey, layer, site, change, host))
         notes = (*notes_on(survey, host, change), *size_notes(layer))
         return Proposal(path, change, layer.module, params, macs, notes)
+
+
+def _route(anatomy: Anatomy, spot: _Spot, edit: Insert, layer: AttentionLayer) -> tuple[Insertion, nn.Module, str]:
+    """How a layer gets to a site: in the forward that has it, else in the one that makes it or that takes it."""
+    try:
+        return insertion(anatomy.survey, spot.site, spot.ordinal, edit, layer, spot.names)
+    except Unfit:
+        for same in (where_it_comes_from(anatomy, spot.site), where_it_goes(anatomy, spot.site)):
+            if same is not None:
+                with contextlib.suppress(Unfit):
+                    return insertion(anatomy.survey, same, spot.ordinal, edit, layer, spot.names)
+        raise
 
 
 def _refuse_mixed_samples(value: torch.Tensor) -> None:

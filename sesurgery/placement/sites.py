@@ -240,6 +240,26 @@ def where_it_comes_from(anatomy: Anatomy, site: Site) -> Site | None:
     return Site(maker, node, (), site.role, site.layer) if node and set(step.users) <= readers else None
 
 
+def where_it_goes(anatomy: Anatomy, site: Site) -> Site | None:
+    """The same activation in the forward of the child that alone takes it: in a loop each child is another one."""
+    survey = anatomy.survey
+    users = site.users or tuple(site.value.users)
+    frame = survey.frame(site.host)
+    if frame is None or len(users) != 1 or users[0].op != "call_module":
+        return None
+    child = site.host.get_submodule(str(users[0].target))
+    inside, traced = survey.frame(child), survey.trace(child)
+    if inside is None or traced is None or survey.probe.calls[child] > 1 or len(survey.mounts[child]) > 1:
+        return None
+    step = anatomy.whole.at(frame, site.value.name)
+    parameters = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    taken = [node for node in parameters if step is not None and anatomy.whole.at(inside, node.name) is step]
+    if len(taken) != 1:
+        return None
+    moved = Site(child, taken[0], (), site.role, site.layer)
+    return where_it_goes(anatomy, moved) if is_chain(child) else moved
+
+
 def place_in(anatomy: Anatomy, host: nn.Module, node: Node) -> str:
     """How a node of a host's forward is called in messages."""
     return join(anatomy.survey.paths[host], node.name)
