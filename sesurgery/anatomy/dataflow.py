@@ -17,6 +17,9 @@ from sesurgery.recording.nested import tensors_in
 
 _ADD_PRODUCT: frozenset[Any] = frozenset((torch.addcmul, "addcmul", "addcmul_"))
 _ADD: frozenset[Any] = frozenset((operator.add, operator.iadd, torch.add, "add", "add_")) | _ADD_PRODUCT
+_SUB: frozenset[Any] = frozenset(
+    (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract", "subtract_")
+)
 _MUL: frozenset[Any] = frozenset((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply"))
 _CAT: frozenset[Any] = frozenset((torch.cat, torch.concat, torch.concatenate))
 _STACK: frozenset[Any] = frozenset((torch.stack,))
@@ -76,6 +79,14 @@ def added(node: Node) -> tuple[Node, ...]:
             if len(terms) > 1 and all(shape(term) == shape(node) for term in terms):
                 return tuple(terms)
     return ()
+
+
+def subtracted(node: Node) -> tuple[Node, ...]:
+    """The two activations of one shape of which ``node`` is the difference; none where it is none."""
+    if node.op not in ("call_function", "call_method") or node.target not in _SUB or not carries(node):
+        return ()
+    terms = tuple(term for term in (*node.args, *node.kwargs.values()) if carries(term))
+    return terms if len(terms) == 2 and all(shape(term) == shape(node) for term in terms) else ()
 
 
 def _ancestors(node: Node) -> set[Node]:

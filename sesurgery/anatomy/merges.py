@@ -21,6 +21,7 @@ from sesurgery.anatomy.dataflow import (
     multiplied,
     own_weights,
     sources,
+    subtracted,
     weight_layers,
 )
 from sesurgery.anatomy.layer_kinds import function_name, is_dropping
@@ -94,6 +95,10 @@ def merges_of(
             merges[node] = merge
             if merge.kind == "symmetric" and merge.inner is not None:  # one more linear branch: the sum can be fused
                 merges[merge.inner] = _symmetric(merges[merge.inner])
+            continue
+        merge = _difference(weigh, node, flow, merges) if node.users else None
+        if merge is not None:
+            merges[node] = merge
             continue
         parts = concatenated(node) if node.users else ()
         if parts:
@@ -212,6 +217,16 @@ def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, merge
     return Merge(host, node, "add", kind, fork, identity, others, partial, outside=outside, start=start)
 
 
+def _difference(scales: _Scales, node: Node, flow: Flow, merges: dict[Node, Merge]) -> Merge | None:
+    """A residual branch with layers that is subtracted, or from which the identity is (DnCNN); no other difference."""
+    terms = subtracted(node)
+    merge = _sum(scales, node, terms, flow, merges) if terms else None
+    if merge is None or merge.kind != "identity" or not isinstance(merge.fork, Node):
+        return None
+    layers = [scales.layers(flow.between(merge.fork, branch)) for branch in merge.branches]
+    return replace(merge, partial=False) if all(layers) else None
+
+
 def _beginning(
     scales: _Scales, point: Step | None, identity: Node | None, terms: tuple[Node, ...]
 ) -> tuple[nn.Module, Node, tuple[Node, ...]] | None:
@@ -294,7 +309,7 @@ def _is_fusion(
     pending = list(terms)
     while pending:
         term = _core(pending.pop(), scales.host)
-        if term in merges and merges[term].op == "add" and len(term.users) == 1 and function_name(term) != "mean":
+        if term in merges and added(term) and len(term.users) == 1 and function_name(term) != "mean":
             pending.extend(added(term))
         else:
             leaves.append(term)

@@ -18,7 +18,7 @@ from sesurgery.placement.site_facts import facts
 from sesurgery.plans import BypassGate, Diff, Edit, Skip, SwapChild
 from sesurgery.recipe.rules import Rule
 from sesurgery.recipe.selectors import SiteFacts
-from sesurgery.rewriting.trial import try_each
+from sesurgery.rewriting.trial import try_in_turns, try_otherwise
 from sesurgery.tracing.fingerprint import fingerprint
 from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import join
@@ -37,15 +37,17 @@ class Step:
 def plan_step(anatomy: Anatomy, rule: Rule, number: int) -> Step:
     """The edits of a rule, the ``number``-th of its recipe. What it cannot change is skipped, with the reason.
 
-    The edits of a host are tried all at once. Only where that fails they are planned again, each tried by itself.
+    The edits of a host are tried all at once. Only where that fails they are planned again, each tried by itself; then,
+    where some were refused in a loop, those together.
     """
     survey = anatomy.survey
+    survey.memo["planning"] = True
     edits, skips = _edits(anatomy, rule, number)
     while True:
         try:
             actions, diffs = realise(anatomy, edits)
         except UnfitHosts as unfit:
-            untried = [path for path in unfit.reasons if try_each(survey, survey.module(path))]
+            untried = [path for path in unfit.reasons if try_otherwise(survey, survey.module(path))]
             if untried:
                 edits, skips = _edits(anatomy, rule, number)
                 continue
@@ -54,6 +56,9 @@ def plan_step(anatomy: Anatomy, rule: Rule, number: int) -> Step:
             ]
             edits = [edit for edit in edits if edit.host not in unfit.reasons]
         else:
+            if try_in_turns(survey):
+                edits, skips = _edits(anatomy, rule, number)
+                continue
             edits = with_notes(survey, edits)
             return Step(tuple(edits), _in_dtype(survey, edits, actions), tuple(diffs), tuple(skips))
 

@@ -20,7 +20,7 @@ from sesurgery.placement.sockets import socket_at
 from sesurgery.plans import AppendBehind, AttentionLayer, FillSocket, InsertIntoGraph, Insertion, RewriteForward
 from sesurgery.recipe.rules import Insert, Replace
 from sesurgery.recording.recorder import has_own_forward, is_chain
-from sesurgery.rewriting.trial import behind, tried
+from sesurgery.rewriting.trial import behind, tried, waits_for_turns
 from sesurgery.tracing.survey import Survey
 from sesurgery.words.paths import join
 
@@ -53,22 +53,22 @@ def insertion(
         with contextlib.suppress(Unfit):  # then it goes behind the layer after all
             return insertion(survey, later, ordinal, edit, layer, names)
     if followed is None:
-        name = _free_name(site.host, edit, site.role, names[site.host])
-        graph = isinstance(site.host, GraphModule)
+        call = LayerCall(_free_name(site.host, edit, site.role, names[site.host]), site.value.name, users)
         try:
-            tried(survey, site.host, LayerCall(name, site.value.name, users))
+            tried(survey, site.host, call)
         except Unfit:
-            if graph:
+            if isinstance(site.host, GraphModule):
                 raise
             if (other := _elsewhere(survey, site)) is not None:
                 return insertion(survey, other, ordinal, edit, layer, names)
-            if not _only_child(survey, site):
+            if _only_child(survey, site):
+                followed = _last_layer_of(site)
+            elif not waits_for_turns(survey, site.host, call):
                 raise
-            followed = _last_layer_of(site)
-        else:
-            names[site.host].add(name)
-            change = InsertIntoGraph if graph else RewriteForward
-            return change(layer, site.value.name, users, ordinal), site.host, name
+        if followed is None:
+            names[site.host].add(call.name)
+            change = InsertIntoGraph if isinstance(site.host, GraphModule) else RewriteForward
+            return change(layer, site.value.name, users, ordinal), site.host, call.name
     name = _free_name(followed, edit, site.role, names[followed])
     behind(survey, followed, (name,))
     names[followed].add(name)

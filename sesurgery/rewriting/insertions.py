@@ -7,6 +7,7 @@ tried: the host is recorded with the edited methods, and the record is compared 
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import operator
 from collections import OrderedDict
@@ -23,7 +24,7 @@ from sesurgery.operating.graph_modules import LayerCall
 from sesurgery.recording.author_places import Place
 from sesurgery.rewriting.author_source import Method, Span, encloses, read_method, returned, span_of
 from sesurgery.rewriting.behind import forward_of
-from sesurgery.rewriting.source_edits import Ahead, Edit, Entry, Exit, Part, Share, Wrap, edited
+from sesurgery.rewriting.source_edits import Ahead, Edit, Entry, Exit, Part, Share, Turns, Wrap, edited
 
 # Raises Unfit unless the host, with these methods, does what the insertions say.
 Trial = Callable[[Sequence[EditedMethod], Sequence[LayerCall]], None]
@@ -31,7 +32,7 @@ Placed = tuple[Method, Edit]
 
 
 def edited_methods_for(
-    kind: type[nn.Module], graph: Graph, insertions: Sequence[LayerCall], trial: Trial
+    kind: type[nn.Module], graph: Graph, insertions: Sequence[LayerCall], trial: Trial, in_turns: bool = False
 ) -> tuple[EditedMethod, ...]:
     """The methods of ``kind`` with calls of the layers where ``insertions`` say.
 
@@ -40,6 +41,7 @@ def edited_methods_for(
         graph: the host's recorded call.
         insertions: what is to be called where.
         trial: tries edited methods out.
+        in_turns: whether an expression in a loop may go through another layer in each turn.
 
     Raises:
         Unfit: there is no such expression in the author's text, or a call there would do something else.
@@ -56,6 +58,9 @@ def edited_methods_for(
         except Unfit:
             if len(insertions) == 1 and len(ways[0]) == 1:
                 raise
+    for skipped in (0, 1) if in_turns else ():  # a condition may leave the first turn out
+        with contextlib.suppress(Unfit):
+            return _tried(_by_turns(writer, first, insertions, skipped), insertions, trial)
     chosen: list[list[Placed]] = []
     for index, options in enumerate(ways):
         chosen.append(_first_that_holds(chosen, options, insertions[: index + 1], trial))
@@ -71,6 +76,29 @@ def _share_a_place(chosen: Sequence[list[Placed]], insertions: Sequence[LayerCal
             if values.setdefault(place, insertion.value) != insertion.value:
                 return True
     return False
+
+
+def _by_turns(
+    writer: Writer, chosen: Sequence[list[Placed]], insertions: Sequence[LayerCall], skipped: int
+) -> list[list[Placed]]:
+    """What is chosen, where the layers of one expression in a loop are called in turns."""
+    places: dict[Any, dict[int, str]] = {}
+    methods: dict[int, Method] = {}
+    rest: list[list[Placed]] = []
+    for placed, insertion in zip(chosen, insertions, strict=True):
+        method, edit = placed[0]
+        if len(placed) > 1 or not isinstance(edit, Wrap):
+            rest.append(placed)
+            continue
+        methods[id(method)] = method
+        turn, turns = writer.turn(insertion, edit.span)
+        if turns == 1:
+            rest.append(placed)
+        elif (
+            places.setdefault((id(method), edit.span), {}).setdefault(turn + skipped, insertion.name) != insertion.name
+        ):
+            raise Unfit(f"self.{insertion.name} is not the only layer at its place")
+    return rest + [[(methods[key], Turns(span, tuple(sorted(names.items()))))] for (key, span), names in places.items()]
 
 
 def _first_that_holds(
@@ -131,6 +159,15 @@ class Writer:
         yield from at_users
         if [user.op for user in users] == ["output"]:
             yield from self._at_exit(users[0], value, insertion.name)
+
+    def turn(self, insertion: LayerCall, span: Span) -> tuple[int, int]:
+        """Which turn of its loop an insertion is in, and how many turns what stands at ``span`` has."""
+        value = self.nodes[insertion.value]
+        users = [self.nodes[name] for name in insertion.users] or list(value.users)
+        place: Place | None = value.meta.get("place")
+        anchor = value if (place is not None and place.span == span) or not users else users[0]
+        turns = [node for node in self.nodes.values() if runs_the_same(node, anchor)]
+        return turns.index(anchor), len(turns)
 
     def method(self, place: Place) -> Method | None:
         """The method in which a place lies, read once."""
@@ -248,6 +285,13 @@ def _is_conditional(method: Method, span: Span, users: Sequence[Node]) -> bool:
         return False
     branches = [around for _, around in method.syntax.ways_up(node) if isinstance(around, (ast.If, ast.Try, ast.Match))]
     return any(not all(encloses(span_of(branch), each) for each in spans) for branch in branches)
+
+
+def runs_the_same(node: Node, other: Node) -> bool:
+    """Whether two nodes are one operation of the author's text, which a loop does again."""
+    place = node.meta.get("place")
+    alike = node is other or (place is not None and place == other.meta.get("place"))
+    return alike and node.op == other.op and (node.op == "call_module" or node.target == other.target)
 
 
 def _same(one: Method, two: Method) -> bool:

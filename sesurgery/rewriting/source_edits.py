@@ -52,6 +52,17 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Turns:
+    """What the expression at ``span`` gives in each turn of a loop goes through a layer of that turn's own.
+
+    ``names`` has the number of a turn, from 0, and the name of its layer; in other turns there is none.
+    """
+
+    span: Span
+    names: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
 class Ahead:
     """The variable that is read at ``span``, again and again, is gated once for this reader, before what repeats it."""
 
@@ -127,7 +138,7 @@ class Delete:
     span: Span
 
 
-Edit = Wrap | Behind | Share | Ahead | Entry | Exit | Replace | Keep | Delete | InPlaceOf
+Edit = Wrap | Behind | Share | Turns | Ahead | Entry | Exit | Replace | Keep | Delete | InPlaceOf
 
 
 def edited(method: Method, edits: Sequence[Edit]) -> EditedMethod:
@@ -178,6 +189,7 @@ class _Editor:
         self.text = TextChanges(method.text, method.line)
         self.deleted: list[ast.stmt] = []
         self.exits: list[Exit] = []
+        self.turns: dict[ast.AST, str] = {}
 
     def where(self, node: ast.AST) -> str:
         return f"line {span_of(node).line} of {self.method.name}"
@@ -264,14 +276,18 @@ def _behind(editor: _Editor, edit: Behind) -> None:
     statement = editor.statement(edit.span)
     if isinstance(statement, ast.Return | ast.Raise | ast.Break | ast.Continue):
         raise Unfit(f"nothing runs behind {editor.where(statement)}")
-    target = edit.target or _only_target(editor, statement)
+    _set_again(editor, statement, edit.target or _only_target(editor, statement), editor.call(edit.name))
+
+
+def _set_again(editor: _Editor, statement: ast.stmt, target: str, call: str) -> None:
+    """``target = call(target)`` behind the statement that sets ``target``."""
     syntax = ast.parse(target, mode="eval").body
     runs_code = any(isinstance(each, ast.Call | ast.NamedExpr | ast.Await | ast.Yield) for each in ast.walk(syntax))
     if not isinstance(syntax, ast.Name | ast.Attribute | ast.Subscript) or runs_code:
         raise Unfit(f"{target} in {editor.where(statement)} cannot be set a second time")
     if isinstance(syntax, ast.Name) and syntax.id not in _local_names(editor.method):
         raise Unfit(f"{target} in {editor.where(statement)} is no variable of {editor.method.name}")
-    editor.text.line_behind(span_of(statement), f"{target} = {editor.call(edit.name)}({target})")
+    editor.text.line_behind(span_of(statement), f"{target} = {call}({target})")
 
 
 def _only_target(editor: _Editor, statement: ast.stmt) -> str:
@@ -337,6 +353,59 @@ def _ahead(editor: _Editor, edit: Ahead) -> None:
     variable = _new_name(editor.method, use.id, edit.name)
     editor.line_before(statement, f"{variable} = {editor.call(edit.name)}({use.id})")
     editor.text.replace(span_of(use), variable)
+
+
+def _turns(editor: _Editor, edit: Turns) -> None:
+    statement = editor.syntax.statement_at(edit.span)
+    node = statement if isinstance(statement, ast.AugAssign) else editor.expression(edit.span)
+    turn = _number_of_the_turn(editor, node, edit.names[0][1])
+    layers = ", ".join(f"{number}: {editor.call(name)}" for number, name in edit.names)
+    call = f"{{{layers}}}.get({turn}, lambda value: value)"
+    if isinstance(node, ast.AugAssign):
+        _set_again(editor, node, _only_target(editor, node), call)
+    else:
+        editor.wrap(node, call)
+
+
+def _number_of_the_turn(editor: _Editor, node: ast.expr | ast.stmt, layer: str) -> str:
+    """The variable that counts the turns of the loop around a node: the author's own, or one that the loop is given."""
+    way = ((part, outer) for part, outer in editor.syntax.ways_up(node) if isinstance(outer, _REPEATING))
+    part, loop = next(way, (node, None))
+    header: ast.For | ast.comprehension | None = None
+    if isinstance(loop, ast.For) and part in loop.body:
+        header = loop
+    elif isinstance(loop, ast.ListComp | ast.SetComp | ast.GeneratorExp) and part is loop.elt:
+        header = loop.generators[-1]
+    if loop is None or header is None:
+        raise Unfit(f"{editor.where(node)} runs again and again, and no for counts the turns")
+    if header not in editor.turns:
+        editor.turns[header] = _own_counter(editor, loop, header) or _new_counter(editor, header, layer)
+    return editor.turns[header]
+
+
+def _own_counter(editor: _Editor, loop: ast.AST, header: ast.For | ast.comprehension) -> str | None:
+    """The variable in which the author counts from 0 on (``enumerate``, ``range``), where nothing else sets it."""
+    call = header.iter
+    if not isinstance(call, ast.Call) or len(call.args) != 1 or call.keywords or not isinstance(call.func, ast.Name):
+        return None
+    counter: ast.AST | None = header.target if call.func.id == "range" else None
+    if call.func.id == "enumerate" and isinstance(header.target, ast.Tuple):
+        counter = header.target.elts[0]
+    if not isinstance(counter, ast.Name) or isinstance(call.args[0], ast.Starred):
+        return None
+    inside = (each for each in editor.syntax.around if encloses(span_of(loop), _place_of(each)))
+    again = any(counter.id in _bound_by(each) for each in inside if each is not counter)
+    return None if again else counter.id
+
+
+def _new_counter(editor: _Editor, header: ast.For | ast.comprehension, layer: str) -> str:
+    variable = _new_name(editor.method, "turn", layer)
+    target, items = header.target, header.iter
+    bare = isinstance(target, ast.Tuple) and not editor.source(target).startswith("(")
+    editor.text.around(span_of(target), f"{variable}, " + "(" * bare, ")" * bare)
+    bare = isinstance(items, ast.Tuple) and not editor.source(items).startswith("(")
+    editor.text.around(span_of(items), "enumerate(" + "(" * bare, ")" + ")" * bare)
+    return variable
 
 
 _REPEATING = (ast.For, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -425,6 +494,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     Wrap: _wrap,
     Behind: _behind,
     Share: _share,
+    Turns: _turns,
     Ahead: _ahead,
     Entry: _entry,
     Exit: _exit,

@@ -22,7 +22,7 @@ from sesurgery.recording.author_places import reason_in_line
 from sesurgery.recording.recorder import Frame, record_call, record_within
 from sesurgery.rewriting.behind import methods_behind
 from sesurgery.rewriting.graph_edits import Bypass, bypassed, calls_in
-from sesurgery.rewriting.insertions import Trial, edited_methods_for
+from sesurgery.rewriting.insertions import Trial, edited_methods_for, runs_the_same
 from sesurgery.rewriting.other_methods import entrances, same_place
 from sesurgery.rewriting.removals import methods_without
 from sesurgery.rewriting.validation import absent, check, check_but_for, wrong_calls
@@ -66,19 +66,51 @@ def with_layers(
     Raises:
         Unfit: the author's text has no such place, or the host would do something else, with the lines.
     """
-    return _remembered(survey, host, (insertions, sockets), lambda: _with_layers(survey, host, insertions, sockets))
+    turns = "planning" not in survey.memo or _mode(survey, host) == "turns"
+    asked = (insertions, sockets, turns)
+    return _remembered(survey, host, asked, lambda: _with_layers(survey, host, insertions, sockets, turns))
 
 
-def try_each(survey: Survey, host: nn.Module) -> bool:
-    """From now on each edit of the host is tried by itself when it is planned; whether that was not so before."""
-    is_new = ("each", host) not in survey.memo
-    survey.memo["each", host] = True
-    return is_new
+# How the edits of a host are tried while they are planned. All at once; each by itself; each by itself, but those of a
+# loop together; and each by itself again, where that cannot be.
+_MODES = ("all", "each", "turns", "each, no turns")
+
+
+def try_otherwise(survey: Survey, host: nn.Module) -> bool:
+    """From now on the edits of the host are tried in the next way when they are planned; whether there is one."""
+    mode = _mode(survey, host)
+    survey.memo["mode", host] = _MODES[min(_MODES.index(mode) + 1, len(_MODES) - 1)]
+    return mode in ("all", "turns")
+
+
+def try_in_turns(survey: Survey) -> bool:
+    """Whether hosts have sites in loops that were refused by themselves: from now on those are tried together."""
+    hosts = [host for host in survey.memo.pop("loops", ()) if _mode(survey, host) == "each"]
+    for host in hosts:
+        survey.memo["mode", host] = "turns"
+    return bool(hosts)
+
+
+def waits_for_turns(survey: Survey, host: nn.Module, insertion: LayerCall) -> bool:
+    """Whether an insertion, refused by itself, is to be tried with others of its loop; where it may be later, noted."""
+    trace = survey.trace(host)
+    node = None if trace is None else next(node for node in trace.graph.nodes if node.name == insertion.value)
+    nodes = [] if node is None else [node, *node.users]
+    if node is None or not any(
+        runs_the_same(each, other) for each in nodes for other in node.graph.nodes if other is not each
+    ):
+        return False
+    survey.memo.setdefault("loops", {})[host] = True
+    return _mode(survey, host) == "turns"
+
+
+def _mode(survey: Survey, host: nn.Module) -> str:
+    return survey.memo.get(("mode", host), "all")
 
 
 def tried(survey: Survey, host: nn.Module, insertion: LayerCall) -> None:
     """Try an insertion by itself, if those of its host are not to be tried all at once later. Raises ``Unfit``."""
-    if ("each", host) not in survey.memo:
+    if _mode(survey, host) == "all":
         return
     if isinstance(host, GraphModule):
         in_graph(survey, host, (insertion,))
@@ -168,14 +200,14 @@ def _ties(host: nn.Module) -> tuple[int, ...]:
 
 
 def _with_layers(
-    survey: Survey, host: nn.Module, insertions: tuple[LayerCall, ...], sockets: tuple[str, ...]
+    survey: Survey, host: nn.Module, insertions: tuple[LayerCall, ...], sockets: tuple[str, ...], turns: bool
 ) -> Written:
     bench = _Bench.of(survey, host, sockets)
     frame = survey.different_calls(bench.twin)[0]
     with filled(bench.host, sockets):
         graph = bench.recorded(frame)
         settled = [_settled(bench.host, graph, insertion) for insertion in insertions]
-        methods = edited_methods_for(type(bench.host), graph, settled, bench.try_out)
+        methods = edited_methods_for(type(bench.host), graph, settled, bench.try_out, turns)
         more, without = _in_other_methods(bench, frame, graph, settled, methods)
     return Written((*methods, *more), without)
 

@@ -196,8 +196,12 @@ class Several(nn.Module):
         return x
 
 
-def test_what_several_layers_run_in_turn_is_gated_for_none_of_them_alone() -> None:
-    rule = {"rules": [{"insert": {"module": "se"}, "at": "after conv"}]}
-    plan = sesurgery.plan(Several(), rule, example_input=torch.randn(2, 8, 6, 6))
-    assert [skip.path for skip in plan.skipped] == ["convs.0", "convs.1"]
-    assert [edit.route for edit in plan.edits] == ["source"]
+def test_what_several_layers_run_in_turn_is_gated_in_each_turn_by_a_layer_of_its_own() -> None:
+    model, x = Several().eval(), torch.randn(2, 8, 6, 6)
+    surgery = sesurgery.apply(model, {"rules": [{"insert": {"module": "se"}, "at": "after conv"}]}, example_input=x)
+    assert not surgery.plan.skipped
+    assert [edit.route for edit in surgery.plan.edits] == ["source"] * 3
+    expected = x
+    for layer, edit in zip(model.convs, surgery.plan.edits, strict=True):
+        expected = surgery.model.get_submodule(edit.path)(model.act(layer(expected)))
+    assert torch.equal(surgery.model(x), expected)
