@@ -167,6 +167,8 @@ class Writer:
         place: Place | None = value.meta.get("place")
         anchor = value if (place is not None and place.span == span) or not users else users[0]
         turns = [node for node in self.nodes.values() if runs_the_same(node, anchor)]
+        if not _each_its_own(turns):
+            raise Unfit("its loop runs the same layers in each turn")
         return turns.index(anchor), len(turns)
 
     def method(self, place: Place) -> Method | None:
@@ -292,6 +294,24 @@ def runs_the_same(node: Node, other: Node) -> bool:
     place = node.meta.get("place")
     alike = node is other or (place is not None and place == other.meta.get("place"))
     return alike and node.op == other.op and (node.op == "call_module" or node.target == other.target)
+
+
+def _each_its_own(turns: Sequence[Node]) -> bool:
+    """Whether each turn of a loop runs layers or weights that no turn before it ran; a recurrence runs the same."""
+    known: set[Node] = set()
+    parts: set[str] = set()
+    for turn in turns:
+        pending, before = [turn], len(parts)
+        while pending:
+            node = pending.pop()
+            if node not in known:
+                known.add(node)
+                pending.extend(node.all_input_nodes)
+                if node.op in ("call_module", "get_attr"):
+                    parts.add(str(node.target))
+        if len(parts) == before and turn is not turns[0]:
+            return False
+    return True
 
 
 def _same(one: Method, two: Method) -> bool:

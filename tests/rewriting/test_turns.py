@@ -135,3 +135,23 @@ def test_some_turns_only_and_again_on_another_model() -> None:
 def test_a_loop_that_nothing_counts_is_refused() -> None:
     with pytest.raises(NothingMatchedError, match=r"would call self\.se 3 times"):
         sesurgery.plan(While(), RULE, example_input=IMAGE)
+
+
+class Recurrent(nn.Module):
+    """The same layers again and again: how often is up to the caller, and no turn has layers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.refine = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor, times: int = 3) -> Tensor:
+        x = self.stem(x)
+        for _ in range(times):
+            x = x + functional.silu(self.refine(x))
+        return x
+
+
+def test_a_recurrence_takes_no_layer_for_each_turn() -> None:
+    with pytest.raises(NothingMatchedError, match=r"would call self\.se 3 times"):
+        sesurgery.plan(Recurrent(), RULE, example_input=IMAGE)
