@@ -138,7 +138,7 @@ def parse(data: bytes, where: str) -> Record:
     try:
         record = Record.model_validate(raw)
     except (ValidationError, RecursionError) as error:
-        raise ArtifactError(_problem(error), where=where, remedy=_AGAIN) from None
+        raise ArtifactError(first_problem(error), where=where, remedy=_AGAIN) from None
     if "model" not in record.weights:
         raise ArtifactError('weights: "model" is missing', where=where, remedy=_AGAIN)
     return record
@@ -159,7 +159,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _problem(error: ValidationError | RecursionError) -> str:
+def first_problem(error: ValidationError | RecursionError) -> str:
+    """What is wrong first in some data, and where."""
     if isinstance(error, RecursionError):
         return "is nested too deep"
     first = error.errors(include_url=False, include_input=False)[0]

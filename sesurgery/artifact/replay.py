@@ -157,7 +157,7 @@ def _replay(
     described = artifact.record.operations[index].input
     where = f"{artifact.where} › operations[{index}]"
     try:
-        example = example_input if example_input is not None or described is None else rebuild(described)
+        example = example_input if example_input is not None or described is None else rebuild(described, model)
     except ValueError as error:
         raise ArtifactError(str(error), where=f"{where}.input", remedy="save it again") from None
     try:

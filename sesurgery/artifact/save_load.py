@@ -28,7 +28,7 @@ from sesurgery.artifact.tensors import collect, expand, reverted
 from sesurgery.errors import ArtifactError, InputError
 from sesurgery.models.input_spec import rebuild
 from sesurgery.models.weightless import to_meta
-from sesurgery.operating.backup import MODEL_MARK, changes_of
+from sesurgery.operating.backup import MODEL_MARK, changes_of, without_history
 from sesurgery.words.text import listed
 
 __all__ = ["Artifact", "load", "read", "revert_folder", "save"]
@@ -178,9 +178,9 @@ def revert_folder(folder: str | Path, output: str | Path) -> Path:
     said = {"format": "sesurgery base", "base": base.model_dump() if base else None, "versions": versions()}
     text = (json.dumps(said, indent=1) + "\n").encode()
     if place.is_dir():
-        _guarded(place, place.rmdir)
+        guarded(place, place.rmdir)
     plain = {key: tensor.clone() for key, tensor in state.items()}
-    _guarded(place, lambda: files.write_new(place, {"model": plain}, lambda _: text, REVERTED))
+    guarded(place, lambda: files.write_new(place, {"model": plain}, lambda _: text, REVERTED))
     return place
 
 
@@ -217,12 +217,13 @@ def _stamp(place: Path) -> list[tuple[str, int, int]]:
 
 def _write(place: Path, tensors: dict[Role, dict[str, Tensor]], describe: files.Describe, record: str) -> None:
     if place.is_dir():
-        _guarded(place, lambda: files.write_over(place, tensors, describe))
+        guarded(place, lambda: files.write_over(place, tensors, describe))
     else:
-        _guarded(place, lambda: files.write_new(place, tensors, describe, record))
+        guarded(place, lambda: files.write_new(place, tensors, describe, record))
 
 
-def _guarded(place: Path, work: Callable[[], object]) -> None:
+def guarded(place: Path, work: Callable[[], object]) -> None:
+    """Do some work on the disk; what the system refuses is an ``ArtifactError`` about ``place``."""
     try:
         work()
     except OSError as error:
@@ -237,8 +238,9 @@ def _history(model: object) -> dict[str, Any]:
         )
     history = model.__dict__.get(MODEL_MARK)
     if not history:
-        remedy = "pass surgery.model; a plain model is saved with torch.save(model.state_dict(), ...) or safetensors"
-        raise ArtifactError("no operation has changed this model", where=type(model).__name__, remedy=remedy)
+        plain = "pass surgery.model; a plain model is saved with torch.save(model.state_dict(), ...) or safetensors"
+        problem, remedy = without_history(model, plain)
+        raise ArtifactError(problem, where=type(model).__name__, remedy=remedy)
     return history
 
 

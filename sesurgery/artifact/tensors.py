@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgery.artifact.names import Role
-from sesurgery.artifact.safetensors_writer import DTYPES
+from sesurgery.artifact.safetensors_writer import DTYPES, raw
 from sesurgery.errors import ArtifactError
 from sesurgery.operating.backup import mark_of
 from sesurgery.words.paths import join
@@ -153,10 +153,18 @@ def _tensors(module: nn.Module) -> State:
         if value.is_meta:
             remedy = 'create the model with its weights: device="cpu"'
             raise ArtifactError(f"{key} is on meta: there are no weights to save", where="model", remedy=remedy)
-        if value.layout is not torch.strided or value.dtype not in DTYPES:
+        if value.layout is not torch.strided or value.dtype not in DTYPES or not has_bytes(value):
             problem = f"{key} is sparse, quantized or of a dtype that safetensors cannot hold ({value.dtype})"
             raise ArtifactError(problem, where=type(module).__name__, remedy="save a dense model")
     return dict(state)
+
+
+def has_bytes(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers lie in memory as they are; those of torchao and of DTensor are made of others."""
+    try:
+        return tensor.untyped_storage().data_ptr() >= 0
+    except (RuntimeError, NotImplementedError):
+        return False
 
 
 def _once(state: State) -> tuple[State, dict[str, str]]:
@@ -167,15 +175,14 @@ def _once(state: State) -> tuple[State, dict[str, str]]:
     storages: set[int] = set()
     for key, value in state.items():
         tensor = value.detach()
-        storage = tensor.untyped_storage().data_ptr()
-        view = (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        view = _view(tensor)
         if tensor.numel() and view in views:
             aliases[key] = views[view]
             continue
         views[view] = key
         plain = tensor.cpu().contiguous()
-        stored[key] = plain.clone() if storage in storages and plain.data_ptr() == tensor.data_ptr() else plain
-        storages.add(storage)
+        stored[key] = plain.clone() if view[0] in storages and plain.data_ptr() == tensor.data_ptr() else plain
+        storages.add(view[0])
     return stored, aliases
 
 
@@ -199,9 +206,28 @@ def _check_fit(module: nn.Module, state: State, where: str) -> None:
             lambda key: f" {tuple(state[key].shape)}, here {tuple(own[key].shape)}",
         ),
     ]
+    problems += _some("parted that are one here", _parted(own, state))
     if problems:
         problem = f"the weights do not fit the {type(module).__name__}: {'; '.join(problems)}"
         raise ArtifactError(problem, where=where, remedy=_OTHER)
+
+
+def _parted(own: State, state: State) -> list[str]:
+    """Names of one tensor of the model for which different values are given: the last would silently win."""
+    first: dict[tuple[Any, ...], str] = {}
+    real = {key: tensor for key, tensor in own.items() if tensor.numel() and not tensor.is_meta and has_bytes(tensor)}
+    pairs = [(first.setdefault(_view(tensor), key), key) for key, tensor in real.items()]
+    return [key for one, key in pairs if {one, key} <= state.keys() and not _same(state[one], state[key])]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or raw(one.detach().cpu().contiguous()) == raw(other.detach().cpu().contiguous())
+
+
+def _view(tensor: Tensor) -> tuple[Any, ...]:
+    """Equal for tensors that are the same numbers in memory."""
+    place = tensor.untyped_storage().data_ptr()
+    return place, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
 def _some(defect: str, keys: Iterable[str], note: Any = lambda key: "") -> list[str]:

@@ -19,14 +19,15 @@ from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from sesurgery.api import Surgery
-from sesurgery.artifact.save_load import load
+from sesurgery.artifact.names import check_target
+from sesurgery.artifact.save_load import guarded, load
 from sesurgery.errors import ArtifactError, InputError, ModelError, Unfit
 from sesurgery.export.differences import Differences
 from sesurgery.export.hub import HUB_WEIGHTS, check_hub, hub_of
 from sesurgery.export.texts import CHECK, RUFF, WEIGHTS, bind_all, check_text, model_text
 from sesurgery.models import zoo
 from sesurgery.models.weightless import to_meta
-from sesurgery.operating.backup import HOST_MARK, MODEL_MARK
+from sesurgery.operating.backup import HOST_MARK, MODEL_MARK, without_history
 from sesurgery.operating.perform import revert
 from sesurgery.plans import Plan
 from sesurgery.recording.nested import tensors_in
@@ -65,6 +66,7 @@ def eject(
     place = Path(folder)
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise ArtifactError("holds files already" if place.is_dir() else "is a file", where=str(place), remedy=_NEW)
+    check_target(place, str(place), _NEW)
     if hf:
         check_hub(model)
     body = _copied(model).cpu().eval()
@@ -78,6 +80,19 @@ def eject(
         raise ModelError(
             f"cannot be written as Python: {unfit}", where=path or type(model).__name__, remedy=remedy
         ) from unfit
+    guarded(place, lambda: _put(place, files, prefix, body, inputs, outputs))
+    return place
+
+
+def _put(
+    place: Path,
+    files: dict[str, str],
+    prefix: str | None,
+    body: nn.Module,
+    inputs: tuple[Any, ...],
+    outputs: list[Tensor],
+) -> None:
+    """Write the folder beside its place, prove it, and rename it there: all of it or nothing."""
     place.absolute().parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.absolute().parent))
     try:
@@ -90,7 +105,6 @@ def eject(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return place
 
 
 def _operated(operated: Surgery | nn.Module | str | Path) -> nn.Module:
@@ -98,8 +112,9 @@ def _operated(operated: Surgery | nn.Module | str | Path) -> nn.Module:
         operated = load(operated)
     model = operated.model if isinstance(operated, Surgery) else operated
     if not isinstance(model, nn.Module) or not model.__dict__.get(MODEL_MARK):
-        problem = "no operation has changed this model" if isinstance(model, nn.Module) else "is no operated model"
-        raise InputError(problem, where=type(model).__name__, remedy="give what sesurgery.apply returned")
+        given = isinstance(model, nn.Module)
+        problem, remedy = without_history(model) if given else ("is no model", "give what sesurgery.apply returned")
+        raise InputError(problem, where=type(model).__name__, remedy=remedy)
     if any(tensor.is_meta for tensor in model.parameters()):
         raise InputError("is on meta, which holds no weights", where="model", remedy='operate on it with device="cpu"')
     return model

@@ -9,7 +9,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -113,7 +113,7 @@ class Names:
         for name in [name for name in self.imports if not re.search(rf"\b{name}\b", body)]:
             del self.imports[name]
         whole = [
-            (self._section(module), 0, module, f"import {module}" + (f" as {name}" if name != module else ""))
+            (self._section(module), 0, module, (0, ""), f"import {module}" + (f" as {name}" if name != module else ""))
             for name, (module, attribute) in self.imports.items()
             if not attribute
         ]
@@ -121,9 +121,10 @@ class Names:
         for name, (module, attribute) in self.imports.items():
             if attribute:
                 parts.setdefault(module, []).append(attribute + (f" as {name}" if name != attribute else ""))
-        rows = sorted(
-            [*whole, *((self._section(each), 1, each, _from_line(each, names)) for each, names in parts.items())]
-        )
+        named = [
+            (self._section(each), 1, each, *line) for each, names in parts.items() for line in _from_lines(each, names)
+        ]
+        rows = sorted([*whole, *named])
         blocks = [[text for section, *_, text in rows if section == each] for each in range(3)]
         return "\n\n".join("\n".join(block) for block in blocks if block).split("\n")
 
@@ -132,16 +133,20 @@ class Names:
         return 2 if module in self.files else int(module.partition(".")[0] not in sys.stdlib_module_names)
 
 
-def _from_line(module: str, names: Iterable[str]) -> str:
+def _from_lines(module: str, names: Iterable[str]) -> Iterator[tuple[tuple[int, str], str]]:
+    """The statements that import some names of a module, and their order: a name that gets another has its own."""
+
     def order(name: str) -> tuple[int, str]:
         constant = name.isupper() and len(name) > 1
         return (0 if constant else 1 if name[:1].isupper() else 2), name.casefold()
 
     ordered = sorted(names, key=order)
-    line = f"from {module} import {', '.join(ordered)}"
-    if len(line) <= WIDTH:
-        return line
-    return "\n".join([f"from {module} import (", *(f"    {name}," for name in ordered), ")"])
+    plain = [name for name in ordered if " as " not in name]
+    for some in ([plain] if plain else []) + [[name] for name in ordered if " as " in name]:
+        line = f"from {module} import {', '.join(some)}"
+        if len(line) > WIDTH:
+            line = "\n".join([f"from {module} import (", *(f"    {name}," for name in some), ")"])
+        yield order(some[0]), line
 
 
 def free_names(nodes: Iterable[ast.AST | None], texts: bool = False) -> set[str]:

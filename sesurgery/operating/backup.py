@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
+from sesurgery.errors import ArtifactError
 from sesurgery.operating.guards import stand_guard
 from sesurgery.words.paths import join
 
@@ -72,6 +73,34 @@ def drop_mark(module: nn.Module, name: str) -> Any:
         kept = {key: value for key, value in meta.pop(_COPIED, {}).items() if key != name}
         module.__dict__["meta"] = {**meta, _COPIED: kept} if kept else meta
     return module.__dict__.pop(name, None)
+
+
+def without_history(model: nn.Module, otherwise: str = "give what sesurgery.apply returned") -> tuple[str, str]:
+    """Why a model that bears no history has none, and what to do: ``otherwise`` where it was never operated on."""
+    inner = next((path for path, part in model.named_modules() if MODEL_MARK in part.__dict__), None)
+    if inner is not None:
+        return f"the operated model lies inside of this one, at {inner}", f"give that: model.{inner}"
+    if any(mark_of(part) is not None for part in model.modules()):
+        return "its layers came by an operation on a larger model, which held it", _ITSELF
+    return "no operation has changed this model", otherwise
+
+
+def is_operated(model: object) -> bool:
+    """Whether ``model``, a part of it or a larger model that held it was operated on."""
+    return isinstance(model, nn.Module) and any(
+        MODEL_MARK in part.__dict__ or mark_of(part) is not None for part in model.modules()
+    )
+
+
+def check_told(model: nn.Module) -> None:
+    """Raise ``ArtifactError`` where ``model`` has edited hosts that no history in it tells of: it was unwrapped."""
+    told = {module for part in model.modules() if MODEL_MARK in part.__dict__ for module in part.modules()}
+    if any(mark_of(module) is not None and module not in told for module in model.modules()):
+        problem = "its layers came by an operation on a larger model, which held it"
+        raise ArtifactError(problem, where=type(model).__name__, remedy=_ITSELF)
+
+
+_ITSELF = "operate on this model itself, before it is wrapped; or give the larger one"
 
 
 def inserted_layers(model: nn.Module) -> set[nn.Module]:

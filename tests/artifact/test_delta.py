@@ -123,3 +123,23 @@ def test_se_in_stage_4_of_resnet50_is_under_10_mb_and_loads_in_another_process(t
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "True", done.stderr
+
+
+def test_a_model_that_was_cast_shares_what_its_base_has(tmp_path: Path) -> None:
+    base = base_of(TINY)
+    operated = sesurgery.apply(base, "standard").model.bfloat16()
+    for given in (base, copy.deepcopy(base).bfloat16()):
+        sesurgery.save(operated, tmp_path / "a", delta=given)
+        stored = load_file(tmp_path / "a" / "model.safetensors")
+        assert all(".se." in key for key in stored)
+        for other in (base, copy.deepcopy(base).bfloat16()):
+            assert_same(operated, sesurgery.load(tmp_path / "a", model=copy.deepcopy(other)))
+
+
+def test_what_is_no_base_is_refused(tmp_path: Path) -> None:
+    base = base_of(TINY)
+    operated = sesurgery.apply(base, "standard").model
+    empty = zoo.create(zoo.resolve(TINY), device="meta")
+    for given, problem in ((3, "a int is neither"), (base.state_dict(), "a OrderedDict is neither"), (empty, "meta")):
+        with pytest.raises(InputError, match=problem):
+            sesurgery.save(operated, tmp_path / "a", delta=given)  # type: ignore[arg-type]

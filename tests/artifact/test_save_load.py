@@ -263,3 +263,54 @@ def test_reading_what_is_no_artefact(tmp_path: Path) -> None:
     sesurgery.save(tiny(), tmp_path / "a")
     with pytest.raises(ArtifactError, match="holds files already"):
         sesurgery.revert_folder(tmp_path / "a", tmp_path / "a")
+
+
+class Pair(nn.Module):
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+        if tied:
+            self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(self.first(x).relu())
+
+
+def test_weights_that_were_two_do_not_load_into_one(tmp_path: Path) -> None:
+    """torch would load both into the one tensor, and the last would win without a word."""
+    example = torch.zeros(1, 4, 8, 8)
+    sesurgery.save(sesurgery.apply(Pair(False), "standard", example_input=example), tmp_path / "a")
+    fresh = Pair(True)
+    with pytest.raises(ArtifactError, match=r"1 parted that are one here: second\.weight"):
+        sesurgery.load(tmp_path / "a", model=fresh)
+    assert not sesurgery.plans_of(fresh)
+    sesurgery.save(sesurgery.apply(Pair(True), "standard", example_input=example), tmp_path / "b")
+    assert len(sesurgery.plans_of(sesurgery.load(tmp_path / "b", model=Pair(False)))) == 1
+
+
+class Packed(torch.Tensor):
+    """A tensor whose numbers lie in another one, as those of torchao."""
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> Packed:
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is torch.ops.aten.detach.default else NotImplemented
+
+
+def test_tensors_made_of_others_are_refused(tmp_path: Path) -> None:
+    operated = sesurgery.apply(Pair(False), "standard", example_input=torch.zeros(1, 4, 8, 8)).model
+    operated.register_buffer("packed", Packed(torch.zeros(3)))
+    with pytest.raises(ArtifactError, match="packed is sparse, quantized"):
+        sesurgery.save(operated, tmp_path / "a")
+
+
+def test_a_model_without_a_history_of_its_own_says_where_it_is(tmp_path: Path) -> None:
+    whole = nn.Sequential(Pair(False))
+    sesurgery.apply(whole, "standard", example_input=torch.zeros(1, 4, 8, 8), inplace=True)
+    with pytest.raises(ArtifactError, match="a larger model, which held it; operate on this model itself"):
+        sesurgery.save(whole[0], tmp_path / "a")
+    with pytest.raises(ArtifactError, match=r"lies inside of this one, at module; give that: model\.module"):
+        sesurgery.save(nn.DataParallel(whole), tmp_path / "a")

@@ -19,6 +19,7 @@ from torch import nn
 
 import sesurgery
 from sesurgery.errors import ArtifactError, InputError, ModelError
+from sesurgery.export.names import Names
 
 # Runs check.py of each folder, one after the other, in one process that has no sesurgery.
 CHECKER = """
@@ -272,3 +273,30 @@ def test_reading(tmp_path: Path) -> None:
             host.se = SEModule(96, rd_channels=8, gate_layer=Sigmoid)
     ''').strip()
     )
+
+
+def test_imports_stand_in_the_order_that_ruff_wants(tmp_path: Path) -> None:
+    """A name that gets another one, as transformers' older names do, has a statement of its own."""
+    names = Names()
+    given = {"Old": "B", "A": "A", "C": "C", "low": "low", "other": "abc"}
+    names.imports = {name: ("package", attribute) for name, attribute in given.items()}
+    body = "\n".join(f"print({name})" for name in given)
+    file = tmp_path / "model.py"
+    file.write_text("\n".join(names.lines(body)) + f"\n\n{body}\n")
+    done = subprocess.run(["ruff", "check", "--select", "I", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    surgery = sesurgery.apply(TINY, "standard", stages="4", input_size="64")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="file is a file; name a folder"):
+        sesurgery.eject(surgery, tmp_path / "file" / "inner")
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sesurgery.export.eject.save_model", full)
+    with pytest.raises(ArtifactError, match="place: cannot be written: No space left"):
+        sesurgery.eject(surgery, tmp_path / "place")
+    assert not (tmp_path / "place").exists()
