@@ -31,16 +31,19 @@ def merge(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What apply --delta wrote.", show_default=False)],
     output: opt.RevertOutput,
     weights: opt.BaseWeights = None,
+    trust_code: opt.TrustCode = False,
+    imports: opt.Imports = None,
 ) -> None:
     """Make of a delta and its base a folder that holds every weight."""
     opt.check_output(output, force=False, remedy=NEW_FOLDER)
+    opt.import_files(imports)
     from sesurgery.cli.progress import progress
 
     with progress() as step:
         step("merging", 0, 0)
         import sesurgery
 
-        sesurgery.save(sesurgery.load(folder, weights=weights), output)
+        sesurgery.save(sesurgery.load(folder, weights=weights, trust_code=trust_code), output)
     typer.echo(f"{output} holds the operated model with all of its weights")
 
 

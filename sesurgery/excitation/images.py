@@ -39,8 +39,18 @@ def image_loader(folder: str | Path, model: nn.Module, size: Any = None) -> tupl
         config["input_size"] = tuple(first.shape[1:])
     prepared: Any = create_transform(**config)
     try:
-        images = ImageFolder(where, prepared)
+        images = ImageFolder(where, prepared, loader=_opened)
     except (FileNotFoundError, ValueError) as error:
         raise InputError(reason(error), where=where, remedy="it wants a folder of images for each class") from error
     order = torch.Generator().manual_seed(0)
     return torch.utils.data.DataLoader(images, _BATCH, shuffle=True, generator=order), tuple(images.classes)
+
+
+def _opened(path: Any) -> Any:
+    """The image in a file. Raises ``InputError`` where it holds none that can be read."""
+    from torchvision.datasets.folder import default_loader
+
+    try:
+        return default_loader(path)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"is no image that can be read ({reason(error)})", where=str(path)) from error

@@ -20,6 +20,7 @@ from sesurgery.words.text import reason
 
 _EDGE = 0.05
 _NOISE = 16
+_BATCHES = "give batches (N, ...), each alone or in a pair with its labels, whole numbers (N)"
 
 
 def gates(
@@ -68,6 +69,8 @@ def gates(
     used = [meter for meter in meters if meter.count.any()]
     if len(used) < len(meters):
         notes.append(f"{len(meters) - len(used)} layers were not called, or on zeros only")
+    if any(meter.broken for meter in meters):
+        notes.append("some samples gave values that are not finite, and were left out")
     return Gates(name or type(body).__name__, count, named, tuple(meter.gate(known) for meter in used), tuple(notes))
 
 
@@ -90,6 +93,7 @@ class _Meter:
         zeros = [torch.zeros(self.channels, dtype=torch.float64) for _ in range(3)]
         self.count, self.total, self.squares = zeros
         self.closed = self.opened = self.moved = 0.0
+        self.broken = False
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The hook."""
@@ -97,9 +101,11 @@ class _Meter:
         if not isinstance(given, Tensor) or not isinstance(output, Tensor) or given.shape != output.shape:
             return
         x, y = (tensor.detach().movedim(self.axis, 1).flatten(2).double().cpu() for tensor in (given, output))
-        energy = (x * x).sum(2)
-        seen = energy > 0
-        gate = torch.where(seen, (x * y).sum(2) / energy.clamp_min(1e-300), 0.0)
+        energy, both = (x * x).sum(2), (x * y).sum(2)
+        finite = energy.isfinite() & both.isfinite()
+        self.broken = self.broken or not bool(finite.all())
+        seen = (energy > 0) & finite
+        gate = torch.where(seen, both / energy.clamp_min(1e-300), 0.0)
         self.count += seen.sum(0)
         self.total += gate.sum(0)
         self.squares += (gate * gate).sum(0)
@@ -179,10 +185,15 @@ def _run(
     model: nn.Module, meters: Sequence[_Meter], loader: Iterable[Any], samples: int | None
 ) -> tuple[int, set[int]]:
     """Run the model on batches. Returns how many samples there were, and their labels."""
-    first = next(iter([*model.parameters(), *model.buffers()]), torch.empty(0))
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if not tensor.is_meta]  # not offloaded
+    first = next(iter(tensors), torch.empty(0))
     count, seen = 0, set[int]()
+    try:
+        batches = iter(loader)
+    except TypeError:
+        raise InputError(f"a {type(loader).__name__} gives no batches", where="loader", remedy=_BATCHES) from None
     with _measured(model, meters), torch.no_grad():
-        for batch in loader:
+        for batch in batches:
             if samples is not None and count >= samples:
                 break
             args, labels = _split(batch)
@@ -192,7 +203,8 @@ def _run(
             try:
                 model(*moved)
             except Exception as error:
-                raise ModelError(f"fails on a batch: {reason(error)}", where=type(model).__name__) from error
+                problem = f"fails on a batch: {reason(error)}"
+                raise ModelError(problem, where=type(model).__name__, remedy=_BATCHES) from error
             count += len(args[0])
             seen.update(() if labels is None else labels.tolist())
     return count, seen
@@ -203,12 +215,12 @@ def _split(batch: Any) -> tuple[tuple[Any, ...], Tensor | None]:
     if isinstance(batch, Tensor):
         return (batch,), None
     if not isinstance(batch, list | tuple) or not batch or not hasattr(batch[0], "__len__"):
-        problem = f"gives a {type(batch).__name__}"
-        raise InputError(
-            problem, where="loader", remedy="give tensors (N, ...), or pairs of a tensor and its labels (N)"
-        )
+        raise InputError(f"gives a {type(batch).__name__}", where="loader", remedy=_BATCHES)
     *args, last = batch
     if args and isinstance(last, Tensor) and last.ndim == 1 and not last.is_floating_point():
+        if len(last) != len(args[0]):
+            problem = f"gives {len(last)} labels for {len(args[0])} samples"
+            raise InputError(problem, where="loader", remedy=_BATCHES)
         return tuple(args), last.cpu()
     return tuple(batch), None
 

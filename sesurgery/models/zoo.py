@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -83,6 +84,7 @@ def resolve(reference: str, args: Mapping[str, Any] | None = None) -> ModelSpec:
         return ModelSpec("timm", name, given)
     if libraries.is_torchvision_name(name):
         return ModelSpec("torchvision", name, given)
+    _refuse_folder(name)
     names = list_names()
     raise libraries.unknown("model", name, [*names["timm"], *names["torchvision"]], remedy=_FORMS)
 
@@ -139,12 +141,20 @@ def example_input(
     return next(candidate_inputs(model, spec, input_size, device))
 
 
+def _refuse_folder(name: str) -> None:
+    if Path(name).is_dir():
+        remedy = "name one that sesurgery.save or sesurgery apply -o wrote"
+        raise InputError("is a folder without a surgery.json", where=f'model "{name}"', remedy=remedy)
+
+
 def _own(name: str, args: Mapping[str, Any]) -> ModelSpec:
     """A reference to a user's own factory."""
     where = f'model "{name}"'
     place, colon, factory = name.rpartition(":")
     if not colon and name.endswith(".py"):
         raise InputError("names a file but no factory", where=where, remedy=f"write {name}:FACTORY")
+    if not colon:
+        _refuse_folder(name)
     if not place or not all(part.isidentifier() for part in factory.split(".")):
         raise InputError("is no name of a model", where=where, remedy=_FORMS)
     if place.endswith(".py") or "/" in place or "\\" in place:

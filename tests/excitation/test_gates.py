@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 import sesurgery
-from sesurgery.errors import InputError
+from sesurgery.errors import InputError, ModelError
 
 X = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(4))
 LABELS = torch.arange(12) % 3
@@ -99,6 +99,16 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(part.training and not part._forward_hooks for part in model.modules())
 
 
+def test_samples_that_are_not_finite_are_left_out_and_said() -> None:
+    model = gated()
+    broken = X.clone()
+    broken[0, 0, 0, 0] = float("nan")
+    result = sesurgery.gates(model, [broken], example_input=X[:1])
+    assert "some samples gave values that are not finite, and were left out" in result.notes
+    for gate, other in zip(result.layers, sesurgery.gates(model, [X[1:]], example_input=X[:1]).layers, strict=True):
+        assert gate.profile == pytest.approx(other.profile)
+
+
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="has no attention layer"):
         sesurgery.gates(Net(Short()), example_input=X[:1])
@@ -106,6 +116,12 @@ def test_bad_input() -> None:
         sesurgery.gates(gated(), [], example_input=X[:1])
     with pytest.raises(InputError, match="gives a dict"):
         sesurgery.gates(gated(), [{"image": X}], example_input=X[:1])
+    with pytest.raises(InputError, match="a int gives no batches"):
+        sesurgery.gates(gated(), 3, example_input=X[:1])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=rf"gives 1 labels for {len(X)} samples"):
+        sesurgery.gates(gated(), [(X, torch.tensor([0]))], example_input=X[:1])
+    with pytest.raises(ModelError, match=r"fails on a batch.*in a pair with its labels, whole numbers"):
+        sesurgery.gates(gated(), [(X, torch.rand(len(X), 3))], example_input=X[:1])
     with pytest.raises(InputError, match='no sample is of class "z"'):
         sesurgery.gates(gated(), [X], example_input=X[:1]).figure(classes=["z"])
 
@@ -133,3 +149,6 @@ def test_the_command_reads_a_folder_of_images_and_draws(tmp_path: Path) -> None:
     assert "moved" in run("gates", tmp_path / "a").stdout
     assert "no such folder" in run("gates", tmp_path / "a", "--data", tmp_path / "none").stderr
     assert run("gates", tmp_path / "a", "--picture", "x.txt").exit_code == 2
+    (tmp_path / "images" / "cat" / "broken.png").write_bytes(b"no picture")
+    done = run("gates", tmp_path / "a", "--data", tmp_path / "images")
+    assert (done.exit_code, "broken.png: is no image that can be read" in done.stderr) == (2, True)
