@@ -6,7 +6,6 @@ checkpoints of operated modules tell what was done, and loading one into another
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 import warnings
@@ -17,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from sesurgery.errors import ArtifactError
-from sesurgery.integrations.operations import operations_in, repeat_operations
+from sesurgery.integrations.operations import operations_in, recipes_in, repeat_operations
 
 _SAID = "sesurgery"
 _WHERE = "the checkpoint"
@@ -46,22 +45,25 @@ class KeepsOperations:
         done = operations_in(model)
         if not done:
             repeat_operations(model, said, _WHERE)
-        elif _recipes(done) != _recipes(said):
-            problem = "this module was operated in another way than that of the checkpoint"
-            raise ArtifactError(
-                problem, where=type(self).__name__, remedy="load it into a module that was not operated"
-            )
+        elif recipes_in(done, _WHERE) != recipes_in(said, _WHERE):
+            raise _other(model)
 
     def _network(self) -> nn.Module:
         assert isinstance(self, nn.Module)
         return self
 
 
-def _recipes(said: Any) -> Any:
-    try:
-        return {path: [each["plan"]["recipe"] for each in done["operations"]] for path, done in said.items()}
-    except (AttributeError, KeyError, TypeError):
-        raise ArtifactError("does not say what was done to the module", where=_WHERE, remedy="save it again") from None
+def _other(module: nn.Module) -> ArtifactError:
+    problem = "the module of this checkpoint was operated in another way than this one"
+    bases = "with sesurgery.integrations.lightning.KeepsOperations before LightningModule among its bases"
+    remedy = f"load it into a module that was not operated, {bases}"
+    return ArtifactError(problem, where=type(module).__name__, remedy=remedy)
+
+
+def callbacks() -> list[Any]:
+    """No callback: Lightning calls this for every ``Trainer``, also where nothing is operated, and the guard stands."""
+    guard()
+    return []
 
 
 def guard() -> None:
@@ -80,10 +82,13 @@ def _guard_saves(connector: Any) -> None:
     @functools.wraps(dump)
     def dump_telling(self: Any, *args: Any, **kwargs: Any) -> Any:
         checkpoint = dump(self, *args, **kwargs)
-        with contextlib.suppress(ArtifactError):  # a training goes on without what cannot be told
+        try:
             said = operations_in(self.trainer.lightning_module)
-            if said:
-                checkpoint.setdefault(_SAID, said)
+        except ArtifactError as error:  # a training goes on without what cannot be told
+            warnings.warn(f"the checkpoint does not tell how it was operated: {error}", stacklevel=2)
+            return checkpoint
+        if said:
+            checkpoint.setdefault(_SAID, said)
         return checkpoint
 
     connector.dump_checkpoint = dump_telling
@@ -115,13 +120,9 @@ def _check_loaded(module: Any, checkpoint: Any, strict: bool | None) -> None:
         done = operations_in(module)
     except ArtifactError:  # it was changed since, so that what it has cannot be compared
         return
-    if _recipes(done) == _recipes(said):
+    if recipes_in(done, _WHERE) == recipes_in(said, _WHERE):
         return
-    other = "in another way than this one" if done else "and its layers are not in this one"
-    remedy = "put sesurgery.integrations.lightning.KeepsOperations before LightningModule among its bases"
-    error = ArtifactError(
-        f"the module of this checkpoint was operated {other}", where=type(module).__name__, remedy=remedy
-    )
+    error = _other(module)
     if module.strict_loading if strict is None else strict:
         raise error
     warnings.warn(str(error), stacklevel=4)

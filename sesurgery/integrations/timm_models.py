@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
-import sys
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,20 @@ from timm.models import (
 )
 from torch import nn
 
+from sesurgery.api import plans_of
 from sesurgery.errors import InputError, ModelError
 from sesurgery.models import zoo
+from sesurgery.operating.backup import is_operated
 from sesurgery.planning.operation import drafted, operate
-from sesurgery.recipe.recipe import load_recipe, override
+from sesurgery.recipe.recipe import load_recipe, override, to_data
 from sesurgery.recipe.rules import Recipe
 from sesurgery.words.text import reason
 
 # timm reads these two names of the module that an entry point is defined in.
 __all__: list[str] = []
 default_cfgs: dict[str, Any] = {}
+# The base and the recipe of each name that was registered.
+_REGISTERED: dict[str, tuple[str, Recipe]] = {}
 
 
 def register(
@@ -59,7 +65,7 @@ def register(
         InputError: the name is taken or none, timm has no such base, or the recipe has a mistake.
     """
     where = f'register("{name}")'
-    if not re.fullmatch(r"[A-Za-z]\w*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name):
         raise InputError("is no name of a model", where=where, remedy="use letters, digits and _")
     if is_model(name) and name not in default_cfgs:
         raise InputError("timm has a model of this name", where=where, remedy=f"choose another, such as {name}_se")
@@ -67,7 +73,7 @@ def register(
     wanted = override(load_recipe(recipe), stages=stages, module=module, options=options)
     default_cfgs.update(_configs(name, architecture, tag))
     entry = _entry(name, architecture, wanted)
-    setattr(sys.modules[__name__], name, entry)
+    _REGISTERED[name] = (architecture, wanted)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f"Overwriting {name} in registry")
         register_model(entry)
@@ -125,3 +131,35 @@ def _describe_as(model: nn.Module, name: str) -> None:
     for config in (getattr(model, each, None) for each in ("pretrained_cfg", "default_cfg")):
         if isinstance(config, dict):
             config["architecture"] = name
+
+
+def guard() -> None:
+    """Have what timm saves for the hub name a model by which it is created again, or by none."""
+    hub: Any = import_module("timm.models._hub")
+    save = hub.save_config_for_hf
+    if hasattr(save, "__wrapped__"):
+        return
+
+    @functools.wraps(save)
+    def save_config_guarded(model: nn.Module, config_path: Any, *args: Any, **kwargs: Any) -> Any:
+        done = save(model, config_path, *args, **kwargs)
+        file = Path(config_path)
+        config = json.loads(file.read_text(encoding="utf-8"))
+        name = _created_by(model, str(config.get("architecture")))
+        if name != config.get("architecture"):
+            file.write_text(json.dumps({**config, "architecture": name}, indent=2), encoding="utf-8")
+        return done
+
+    hub.save_config_for_hf = save_config_guarded
+
+
+def _created_by(model: nn.Module, name: str) -> str:
+    """The name by which timm creates ``model``; where there is none, a sentence at which it stops."""
+    chain = [name]
+    while chain[-1] in _REGISTERED:
+        chain.append(_REGISTERED[chain[-1]][0])
+    recipes = [to_data(_REGISTERED[each][1]) for each in reversed(chain[:-1])]
+    done = [plan.recipe for plan in plans_of(model)]
+    if done == recipes:
+        return name
+    return f"{chain[-1]}, operated: register it with sesurgery, or eject it" if is_operated(model) else chain[-1]

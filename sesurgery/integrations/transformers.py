@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from sesurgery.errors import ArtifactError, InputError
-from sesurgery.integrations.operations import operations_in, repeat_operations
+from sesurgery.integrations.operations import operations_in, recipes_in, repeat_operations
 
 _SAID = "sesurgery"
 # transformers takes the name of the weights' file from here, and says it where it is none.
@@ -33,6 +34,9 @@ def from_pretrained(folder: str | Path, kind: type | None = None, **options: Any
         InputError: nothing was operated there, or the class is not one of transformers'.
         ArtifactError: what the folder says does not fit the model.
     """
+    if kind is not None and not isinstance(kind, type):
+        problem = f"a {type(kind).__name__} is no class"
+        raise InputError(problem, where="kind", remedy="give one such as transformers.ResNetForImageClassification")
     transformers: Any = import_module("transformers")
     where = str(folder)
     config = transformers.AutoConfig.from_pretrained(folder)
@@ -63,11 +67,19 @@ def from_pretrained(folder: str | Path, kind: type | None = None, **options: Any
 
 
 def guard() -> None:
-    """Have ``save_pretrained`` tell what was done to a model."""
+    """Have ``save_pretrained`` tell what was done to a model, and ``Trainer`` see to it where it resumes."""
     from transformers import PreTrainedConfig  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
     from transformers.modeling_utils import PreTrainedModel  # pyright: ignore[reportMissingImports]
 
-    save, save_config = PreTrainedModel.save_pretrained, PreTrainedConfig.save_pretrained
+    if not hasattr(PreTrainedModel.save_pretrained, "__wrapped__"):
+        _guard_saves(PreTrainedModel, PreTrainedConfig)
+    trainer: Any = sys.modules.get("transformers.trainer")
+    if trainer is not None and not hasattr(trainer.Trainer._load_from_checkpoint, "__wrapped__"):
+        _guard_resuming(trainer.Trainer)
+
+
+def _guard_saves(models: Any, configs: Any) -> None:
+    save, save_config = models.save_pretrained, configs.save_pretrained
 
     @functools.wraps(save)
     def save_guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -89,4 +101,22 @@ def guard() -> None:
             file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
         return done
 
-    PreTrainedModel.save_pretrained, PreTrainedConfig.save_pretrained = save_guarded, save_config_guarded
+    models.save_pretrained, configs.save_pretrained = save_guarded, save_config_guarded
+
+
+def _guard_resuming(trainer: Any) -> None:
+    """``Trainer`` loads weights into the model that it was given, and only logs which names it does not know."""
+    load = trainer._load_from_checkpoint
+
+    @functools.wraps(load)
+    def load_checked(self: Any, resume_from_checkpoint: Any, model: Any = None) -> Any:
+        file = Path(resume_from_checkpoint) / "config.json"
+        said = json.loads(file.read_text(encoding="utf-8")).get(_SAID, {}) if file.is_file() else {}
+        body = self.model if model is None else model
+        if recipes_in(said, str(file)) != recipes_in(operations_in(body), type(body).__name__):
+            problem = "its model was operated in another way than the one that is to be trained further"
+            remedy = "give that to Trainer: sesurgery.integrations.transformers.from_pretrained(CHECKPOINT)"
+            raise ArtifactError(problem, where=str(resume_from_checkpoint), remedy=remedy)
+        return load(self, resume_from_checkpoint, model)
+
+    trainer._load_from_checkpoint = load_checked

@@ -6,7 +6,7 @@ Nothing of ultralytics is copied or required; it is licensed under AGPL-3.0.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -14,9 +14,9 @@ from torch import nn
 
 from sesurgery.api import RecipeLike, plans_of, recipe_for
 from sesurgery.errors import InputError
-from sesurgery.integrations.operations import new_layers
+from sesurgery.integrations.operations import new_layers, operations_in, recipes_in, repeat_operations
 from sesurgery.models import zoo
-from sesurgery.operating.backup import MODEL_MARK
+from sesurgery.operating.backup import is_operated
 from sesurgery.planning.operation import drafted, operate
 from sesurgery.plans import Plan
 from sesurgery.recipe.recipe import to_data
@@ -42,7 +42,7 @@ class OperatingTrainer:
         (``best.pt``, ``last.pt``) the operations are repeated first.
         """
         build: Callable[..., nn.Module] = super().get_model  # type: ignore[misc]
-        done = plans_of(weights) if isinstance(weights, nn.Module) else ()
+        done = operations_in(weights) if isinstance(weights, nn.Module) else {}
         if not done:
             if self.wanted is None:
                 raise InputError(
@@ -53,15 +53,19 @@ class OperatingTrainer:
             return model
         self._check_same(done)
         model = build(cfg, None, verbose)
-        for plan in done:
+        for plan in plans_of(weights):
             self._operate(model, plan)
+        repeat_operations(model, {path: each for path, each in done.items() if path}, "the weights")
         model.load(weights)  # type: ignore[operator]
         return model
 
     def setup_model(self) -> Any:
         """As the trainer's own; then ``freeze`` names the parts that are frozen, and new layers are none of them."""
+        from ultralytics.nn.tasks import BaseModel  # pyright: ignore[reportMissingImports]
+
         checkpoint = super().setup_model()  # type: ignore[misc]
-        root = next((part for part in self.model.modules() if MODEL_MARK in part.__dict__), None)
+        # A model that distils holds the network, and a teacher behind it.
+        root = next((part for part in self.model.modules() if isinstance(part, BaseModel) and new_layers(part)), None)
         if root is not None:
             self.args.freeze, self._partly_frozen = spared(root, self.args.freeze)
         return checkpoint
@@ -83,12 +87,13 @@ class OperatingTrainer:
         example = torch.zeros(1, self.data["channels"], side, side, device="meta")
         operate(model, drafted(model, spec, wanted, example, None, None), spec)
 
-    def _check_same(self, done: tuple[Plan, ...]) -> None:
+    def _check_same(self, done: Mapping[str, Any]) -> None:
         if self.wanted is None:
             return
         asked = self.wanted.recipe if isinstance(self.wanted, Plan) else to_data(self.wanted)
-        if asked not in [plan.recipe for plan in done]:
-            names = ", ".join(str(plan.recipe.get("name")) for plan in done)
+        recipes = [recipe for part in recipes_in(done, "the weights").values() for recipe in part]
+        if asked not in recipes:
+            names = ", ".join(str(recipe.get("name")) for recipe in recipes)
             raise InputError(
                 f"the weights were operated by another recipe ({names}), which training goes on with",
                 where="trainer",
@@ -120,6 +125,9 @@ def trainer(
     if not (isinstance(base, type) and callable(getattr(base, "get_model", None)) and hasattr(base, "setup_model")):
         remedy = "give a class such as ultralytics.models.yolo.detect.DetectionTrainer"
         raise InputError("is no trainer of ultralytics", where=f"trainer({base!r})", remedy=remedy)
+    if issubclass(base, OperatingTrainer):
+        remedy = "give that of ultralytics, with one recipe that has all rules"
+        raise InputError("is a trainer that operates already", where=f"trainer({base.__name__})", remedy=remedy)
     finished = recipe is None or isinstance(recipe, Plan)
     if finished and (stages is not None or module is not None or options):
         raise InputError("stages, module and options go with a recipe", where="trainer", remedy="name a recipe")
@@ -169,26 +177,25 @@ def guard() -> None:
     @functools.wraps(train)
     def train_guarded(self: Any, trainer: Any = None, **kwargs: Any) -> Any:
         kind = trainer or self._smart_load("trainer")
-        if _is_operated(self.model) and getattr(kind, "get_model", train).__module__.startswith("ultralytics."):
-            raise _would_be_lost(self.model, kind.__name__)
+        if is_operated(self.model):
+            if getattr(kind, "get_model", train).__module__.startswith("ultralytics."):
+                raise _would_be_lost(self.model, kind.__name__)
+            # A trainer is given the model only where it came from a file; else it would start from the plain network.
+            self.ckpt = self.ckpt or {"model": self.model}
         return train(self, trainer=trainer, **kwargs)
 
     @functools.wraps(load)
     def load_guarded(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
         source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
-        if _is_operated(source) and not _is_operated(self):
+        if is_operated(source) and not is_operated(self):
             raise _would_be_lost(source, "DetectionTrainer")
         return load(self, weights, *args, **kwargs)
 
     Model.train, BaseModel.load = train_guarded, load_guarded
 
 
-def _is_operated(model: Any) -> bool:
-    return isinstance(model, nn.Module) and MODEL_MARK in model.__dict__
-
-
 def _would_be_lost(model: Any, kind: str) -> InputError:
-    count = sum(len(plan.edits) for plan in plans_of(model))
+    count = sum(len(plan.edits) for part in model.modules() for plan in plans_of(part))
     edits = f"{count} edits" if count > 1 else "one edit"
     return InputError(
         f"ultralytics builds this network anew from its configuration, without the {edits} of the operation",

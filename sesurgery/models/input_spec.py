@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 MAX_DEPTH = 8
 MAX_LEAVES = 1000
 _MAX_SIZE = 1 << 30
+_PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 _SCALARS = (bool, int, float, str)
 
 
@@ -29,18 +31,24 @@ def describe(args: Any) -> dict[str, Any] | None:
     return {"value": args} if args is None or type(args) in _SCALARS else None
 
 
-def rebuild(data: Any) -> Any:
+def rebuild(data: Any, model: nn.Module | None = None) -> Any:
     """The arguments that ``describe`` was given, tensors empty and on ``meta``.
+
+    Args:
+        data: the description.
+        model: the one that they are for, which may have been built in another precision since: tensors take its own.
 
     Raises:
         ValueError: ``data`` is no such description, or an unreasonable one.
     """
-    return _Builder().build(data, 0)
+    dtypes = () if model is None else (each.dtype for each in model.parameters() if each.is_floating_point())
+    return _Builder(next(iter(dtypes), None)).build(data, 0)
 
 
 class _Builder:
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype | None) -> None:
         self.leaves = 0
+        self.dtype = dtype
 
     def build(self, data: Any, depth: int) -> Any:
         self.leaves += 1
@@ -50,7 +58,9 @@ class _Builder:
             raise ValueError(f"a {type(data).__name__} describes no input")
         keys = set(data)
         if keys == {"tensor", "dtype"}:
-            return _tensor(data["tensor"], data["dtype"])
+            tensor = _tensor(data["tensor"], data["dtype"])
+            alike = self.dtype in _PRECISIONS and tensor.dtype in _PRECISIONS
+            return tensor.to(self.dtype) if alike else tensor
         if keys == {"value"} and (data["value"] is None or type(data["value"]) in _SCALARS):
             return data["value"]
         if len(keys) == 1:

@@ -10,6 +10,8 @@ from importlib import import_module
 _GUARDS = {
     "lightning.pytorch.core.saving": "sesurgery.integrations.lightning",
     "pytorch_lightning.core.saving": "sesurgery.integrations.lightning",
+    "timm.models._hub": "sesurgery.integrations.timm_models",
+    "transformers.trainer": "sesurgery.integrations.transformers",
     "transformers.modeling_utils": "sesurgery.integrations.transformers",
     "ultralytics.engine.model": "sesurgery.integrations.ultralytics",
 }

@@ -234,7 +234,10 @@ def _run_otherwise(
     for kept, gradients in ways:
         with torch.random.fork_rng(devices=[]):
             try:
-                body, real = _body(model, fresh, kept), _real(args)
+                # Also inside of "with torch.device('meta')", where others build a model before its weights come.
+                with torch.device("cpu"):
+                    body = _body(model, fresh, kept)
+                real = _real(args, next((tensor.device for tensor in body.parameters()), torch.device("cpu")))
                 return twin_of(model, kept), real, run(body, real, gradients=gradients), kept
             except Exception as error:
                 failures.append(error)
@@ -247,11 +250,11 @@ def _failing(model: nn.Module, failures: list[Exception], hooks: list[str]) -> M
     detail = last if first == last else f"{last} (and without values: {first})"
     if hooks:
         detail += f"; it was tried with and without its forward hooks: {listed(hooks, 3)}"
-    return ModelError(
-        f"its forward fails: {detail}",
-        where=type(model).__name__,
-        remedy="give an input that it accepts: example_input=... or input_size=...",
-    )
+    remedy = "give an input that it accepts: example_input=... or input_size=..."
+    inner = [name for name, _ in model.named_children()]
+    if len(inner) == 1:  # something around a network, whose forward may be for people
+        remedy += f"; or give the network that it holds: model.{inner[0]}"
+    return ModelError(f"its forward fails: {detail}", where=type(model).__name__, remedy=remedy)
 
 
 def _body(model: nn.Module, fresh: Callable[[], nn.Module] | None, hooks: bool) -> nn.Module:
@@ -279,13 +282,13 @@ def _with_numbers(body: nn.Module) -> nn.Module:
     return body
 
 
-def _real(args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _real(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
     def number(tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_meta:
             return tensor.detach().clone()
         if tensor.is_floating_point():
-            return torch.rand(tensor.shape, dtype=tensor.dtype)
-        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+            return torch.rand(tensor.shape, dtype=tensor.dtype, device=device)
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
 
     return map_tensors(number, args)
 

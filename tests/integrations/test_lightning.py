@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+import tomllib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from networks import TINY, lively
+from places import ROOT
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -98,13 +103,15 @@ def test_what_would_load_without_the_layers_speaks_up(tmp_path: Path, module: st
     with_layers = Plain()
     sesurgery.apply(with_layers.net, "standard", module=module, input_size="64", inplace=True)
     file = fitted(with_layers, tmp_path)
-    with pytest.warns(UserWarning, match="its layers are not in this one; put sesurgery"):
+    with pytest.warns(
+        UserWarning, match="in another way than this one; load it into a module that was not operated, with sesurgery"
+    ):
         Plain.load_from_checkpoint(file, strict=False)
-    with pytest.raises((ArtifactError, RuntimeError), match=r"are not in this one|Unexpected key"):
+    with pytest.raises((ArtifactError, RuntimeError), match=r"in another way|Unexpected key"):
         Plain.load_from_checkpoint(file)
     lenient = Plain()
     lenient.strict_loading = False
-    with pytest.warns(UserWarning, match="its layers are not in this one"):
+    with pytest.warns(UserWarning, match="in another way than this one"):
         trainer(1, tmp_path).predict(lenient, DataLoader(TensorDataset(IMAGES)), ckpt_path=file)
     again = Keeping.load_from_checkpoint(file, strict=True)
     assert torch.equal(output(again), output(with_layers))
@@ -130,7 +137,7 @@ def test_a_module_that_operates_itself_is_let_alone(tmp_path: Path) -> None:
     module = Operating()
     file = fitted(module, tmp_path)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*layers are not in this one")
+        warnings.filterwarnings("error", message=".*in another way than this one")
         again = Operating.load_from_checkpoint(file, strict=False)
     assert torch.equal(output(again), output(module))
 
@@ -141,3 +148,48 @@ def test_another_operation_is_refused(tmp_path: Path) -> None:
     sesurgery.apply(other.net, "standard", input_size="64", inplace=True)
     with pytest.raises(ArtifactError, match="in another way"):
         fitted(other, tmp_path, 2, file)
+
+
+def test_what_cannot_be_told_is_said_when_it_is_saved(tmp_path: Path) -> None:
+    module = Plain()
+    sesurgery.apply(module.net, "standard", input_size="64", inplace=True)
+    sesurgery.apply(module.net.layer1, "se-3x3", example_input=torch.zeros(1, 32, 16, 16), inplace=True)
+    with pytest.warns(UserWarning, match=r"does not tell how it was operated.*came after the operation"):
+        file = fitted(module, tmp_path)
+    assert "sesurgery" not in torch.load(file, weights_only=True)
+
+
+def test_a_process_that_operates_on_nothing_hears_of_it_where_there_is_a_trainer(tmp_path: Path) -> None:
+    """Lightning asks the entry points of what is installed for callbacks, for every trainer."""
+    with_layers = Plain()
+    sesurgery.apply(with_layers.net, "standard", module="simam", input_size="64", inplace=True)
+    file = fitted(with_layers, tmp_path)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (installed := tmp_path / "sesurgery-0.dist-info").mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: sesurgery\nVersion: 0\n")
+    points = [
+        f"[{group}]\n{name} = {place}\n"
+        for group, all_ in project["entry-points"].items()
+        for name, place in all_.items()
+    ]
+    (installed / "entry_points.txt").write_text("\n".join(points))
+    script = f"""
+import lightning, timm, torch
+class Plain(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = timm.create_model("test_resnet")
+    def predict_step(self, batch, index):
+        return self.net(batch)
+quiet = dict(logger=False, enable_progress_bar=False, accelerator="cpu")
+lightning.Trainer(**quiet).predict(Plain(), [torch.zeros(1, 3, 64, 64)], ckpt_path={file!r})
+"""
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert "ArtifactError: Plain: the module of this checkpoint was operated in another way" in done.stderr

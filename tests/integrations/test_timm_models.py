@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from networks import lively
+from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3, reparameterize_model
 from torch import nn
@@ -135,3 +137,30 @@ def test_bad_input() -> None:
     with pytest.raises(InputError, match="no name of a model"):
         sesurgery.register("a.b", base=BASE, recipe="standard")
     sesurgery.register("test_resnet_se", base=BASE, recipe="standard", stages="3-4")
+
+
+def saved(model: nn.Module, folder: Path) -> Any:
+    """What the hub would give for what timm saves there."""
+    save_for_hf(model, str(folder), safe_serialization=True)
+    return timm.create_model(f"local-dir:{folder}", pretrained=True)
+
+
+def test_what_timm_saves_is_created_with_its_layers_or_by_no_name(tmp_path: Path) -> None:
+    sesurgery.register("test_resnet_simam", base=BASE, recipe="standard", module="simam")
+    named = timm.create_model("test_resnet_simam", num_classes=3)
+    assert len(sesurgery.plans_of(saved(named, tmp_path / "a"))) == 1
+    further = sesurgery.apply(named, "se-3x3", module="simam", input_size="64").model
+    alone = sesurgery.apply(timm.create_model(BASE), "standard", module="simam", input_size="64").model
+    for index, model in enumerate((further, alone)):  # no weight tells of these layers
+        with pytest.raises(RuntimeError, match=r"Unknown model .*test_resnet, operated: register it with sesurgery"):
+            saved(model, tmp_path / str(index))
+    for index, model in enumerate((sesurgery.revert(named), timm.create_model(BASE)), 2):
+        assert not sesurgery.plans_of(saved(model, tmp_path / str(index)))
+
+
+def test_a_name_does_not_take_that_of_something_of_ours() -> None:
+    sesurgery.register("zoo", base=BASE, recipe="standard")
+    sesurgery.register("test_resnet_after", base=BASE, recipe="standard")
+    assert layers(timm.create_model("zoo")) == layers(timm.create_model("test_resnet_after")) != []
+    with pytest.raises(InputError, match="is no name of a model"):
+        sesurgery.register(3, base=BASE, recipe="standard")  # type: ignore[arg-type]

@@ -81,11 +81,42 @@ def test_a_part_that_was_operated_is_repeated(tmp_path: Path) -> None:
     assert torch.equal(logits(from_pretrained(tmp_path)), logits(model))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_another_precision_is_that_of_the_layers_too(operated: Any, tmp_path: Path, dtype: torch.dtype) -> None:
+    operated.save_pretrained(tmp_path)
+    again = from_pretrained(tmp_path, dtype=dtype)
+    assert {each.dtype for each in again.parameters()} == {dtype}
+
+
+def test_a_forward_that_looks_at_values_is_operated_again(tmp_path: Path) -> None:
+    """transformers builds on meta, where such a forward cannot run."""
+    body = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", out_features=["stage2"]
+    )
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 4, "num_labels": 3}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    own = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_config": body}
+    model = transformers.DetrForObjectDetection(transformers.DetrConfig(**own, **sizes, **heads)).eval()
+    operated = sesurgery.apply(model, "standard", example_input=torch.zeros(1, 3, 64, 64)).model
+    operated.save_pretrained(tmp_path)
+    again = from_pretrained(tmp_path)
+    assert sesurgery.plans_of(again)[0].edits == sesurgery.plans_of(operated)[0].edits != []
+
+
+def test_layers_of_a_wrapper_that_went_are_not_saved_without_a_word(tmp_path: Path) -> None:
+    model = plain()
+    sesurgery.apply(nn.Sequential(model), "standard", example_input=torch.zeros(1, 3, 64, 64), inplace=True)
+    with pytest.raises(ArtifactError, match="a larger model, which held it; operate on this model itself"):
+        model.save_pretrained(tmp_path)
+
+
 def test_bad_input(operated: Any, tmp_path: Path) -> None:
     plain().save_pretrained(tmp_path / "plain")
     with pytest.raises(InputError, match="no operated model was saved here"):
         from_pretrained(tmp_path / "plain")
     operated.save_pretrained(tmp_path / "a")
+    with pytest.raises(InputError, match="kind: a str is no class"):
+        from_pretrained(tmp_path / "a", kind="ResNetForImageClassification")  # type: ignore[arg-type]
     file = tmp_path / "a" / "config.json"
     said = json.loads(file.read_text())
     for wrong in (
@@ -172,3 +203,12 @@ def test_ejected_it_is_loaded_without_us(operated: Any, tmp_path: Path) -> None:
     check = [sys.executable, str(folder / "check.py")]
     done = subprocess.run(check, cwd="/", env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1].startswith("equal: "), done.stderr[-3000:]
+
+
+def test_trainer_does_not_resume_into_a_model_without_the_layers(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    operated = sesurgery.apply(plain(), "standard", module="simam", example_input=torch.zeros(1, 3, 64, 64)).model
+    training(operated, tmp_path, 1).train()
+    with pytest.raises(ArtifactError, match="its model was operated in another way than the one that is to be trained"):
+        training(plain(), tmp_path, 2).train(resume_from_checkpoint=True)
+    training(operated, tmp_path, 2).train(resume_from_checkpoint=True)
