@@ -218,10 +218,10 @@ def _sum(scales: _Scales, node: Node, terms: tuple[Node, ...], flow: Flow, merge
 
 
 def _difference(scales: _Scales, node: Node, flow: Flow, merges: dict[Node, Merge]) -> Merge | None:
-    """A residual branch with layers that is subtracted, or from which the identity is (DnCNN); no other difference."""
+    """A branch with layers that is subtracted from the identity (DnCNN). ``f(x) - x`` is what a sum goes on with."""
     terms = subtracted(node)
     merge = _sum(scales, node, terms, flow, merges) if terms else None
-    if merge is None or merge.kind != "identity" or not isinstance(merge.fork, Node):
+    if merge is None or merge.kind != "identity" or merge.identity is not terms[0] or merge.fork is None:
         return None
     layers = [scales.layers(flow.between(merge.fork, branch)) for branch in merge.branches]
     return replace(merge, partial=False) if all(layers) else None

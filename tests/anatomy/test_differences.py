@@ -28,11 +28,6 @@ class Denoise(Parts):
         return x - self.branch(x)
 
 
-class Turned(Parts):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.branch(x) - x
-
-
 class InPlace(Parts):
     def forward(self, x: Tensor) -> Tensor:
         x = x.clone()
@@ -57,12 +52,17 @@ class Mixer(Parts):
         return self.pool(x) - x
 
 
+class Turned(Parts):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) - x
+
+
 class Contrast(Parts):
     def forward(self, x: Tensor) -> Tensor:
         return (self.one(x) - self.two(x)).abs()
 
 
-@pytest.mark.parametrize("kind", [Denoise, Turned, InPlace, Scaled, Function])
+@pytest.mark.parametrize("kind", [Denoise, InPlace, Scaled, Function])
 def test_the_branch_that_is_subtracted_is_gated(kind: type[Parts]) -> None:
     model = OneBlock(kind)
     surgery = sesurgery.apply(model, "standard", init="identity", example_input=IMAGE)
@@ -73,7 +73,19 @@ def test_the_branch_that_is_subtracted_is_gated(kind: type[Parts]) -> None:
     assert sesurgery.verify(model, surgery.model)
 
 
-@pytest.mark.parametrize("kind", [Mixer, Contrast])
+@pytest.mark.parametrize("kind", [Mixer, Turned, Contrast])
 def test_other_differences_are_none(kind: type[Parts]) -> None:
     with pytest.raises(NothingMatchedError):
         sesurgery.plan(OneBlock(kind), "standard", example_input=IMAGE)
+
+
+class Weighed(Parts):
+    """EfficientViM's steps: a weight says how far to go from the input to what a branch makes of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.5 * (self.branch(x) - x)
+
+
+def test_a_step_towards_a_branch_is_one_sum() -> None:
+    plan = sesurgery.plan(OneBlock(Weighed), "standard", example_input=IMAGE)
+    assert [edit.path for edit in plan.edits] == ["block.se"]
