@@ -9,11 +9,16 @@ import torch
 
 from sesurgery.recording.compat import pytree
 
+# Nearly all values; torch's walk, which knows every container that somebody registers, takes ten times as long.
+_PLAIN = frozenset((type(None), bool, int, float, str))
+
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors in a nested value, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
+    if type(value) is tuple or type(value) is list:
+        return [tensor for item in value if type(item) not in _PLAIN for tensor in tensors_in(item)]
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
@@ -26,6 +31,11 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
     """A nested value with ``function`` applied to every tensor in it."""
     if isinstance(value, torch.Tensor):
         return function(value)
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([item if type(item) in _PLAIN else map_tensors(function, item) for item in value])
+    if kind is dict:
+        return {key: map_tensors(function, item) for key, item in value.items()}
     return pytree.tree_map_only(torch.Tensor, function, value)
 
 
