@@ -25,7 +25,7 @@ from sesurgery.anatomy.dataflow import (
     weight_layers,
 )
 from sesurgery.anatomy.layer_kinds import function_name, is_dropping
-from sesurgery.anatomy.whole import Step, Whole, between, enlarges, flat, is_linear, leads
+from sesurgery.anatomy.whole import Step, Whole, between, flat, is_linear, is_pyramid, leads
 from sesurgery.recording.recorder import Frame
 from sesurgery.tracing.trace import Trace
 
@@ -157,19 +157,19 @@ class _Scales:
         return list(itertools.chain(*(between(start, step) for step in steps)))
 
     def like(self, fork: Node | None, ends: Sequence[Node]) -> bool:
-        """Whether nothing on the ways is a bend (a low-rank update), or one enlarges the map (a pyramid)."""
+        """Whether nothing on the ways is a bend (a low-rank update), or they are those of a pyramid."""
         steps = self.ways(fork, ends)
-        return bool(steps) and (all(map(is_linear, steps)) or any(map(enlarges, steps)))
+        return bool(steps) and (all(map(is_linear, steps)) or is_pyramid(self.step(fork), steps))
 
     def fusible(self, fork: Node | None, ends: Sequence[Node]) -> bool:
-        """Whether the sides are written to become one layer, or one enlarges the map.
+        """Whether the sides are written to become one layer, or are those of a pyramid.
 
         Each has linear layers of its own from the fork on. A number that scales one (shake-shake) says otherwise, and
         so does a norm that several share: no kernel takes it in.
         """
         steps = self.ways(fork, ends)
         own = len(set(steps)) == len(steps) and all(is_linear(step) and not is_scaling(step.node) for step in steps)
-        return bool(steps) and (own or any(map(enlarges, steps)))
+        return bool(steps) and (own or is_pyramid(self.step(fork), steps))
 
     def layers(self, way: list[Node]) -> int:
         """Layers with kernels or matrices along a way, attention left out."""
@@ -267,7 +267,7 @@ def _across(scales: _Scales, terms: tuple[Node, ...]) -> tuple[str, Node | None,
             flat = step.tensor is None or step.tensor.ndim != point.tensor.ndim
             ways = [between(point, other) for other in others]
             deep = not flat and max((sum(each.weights for each in way) for way in ways), default=0) > max(1, layers)
-            if not any(map(enlarges, itertools.chain(*ways))):
+            if not is_pyramid(point, [*itertools.chain(*ways)]):
                 if bare and not all(all(map(_keeps, way)) for way in ways):
                     answers.setdefault("identity", (term, point))
                 elif (

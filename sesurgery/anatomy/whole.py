@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -42,7 +42,7 @@ _LINEAR_FUNCTIONS = frozenset(
 )
 _VIEWS = frozenset(
     "view reshape permute transpose movedim flatten unflatten getitem chunk split squeeze unsqueeze expand expand_as "
-    "repeat unfold contiguous pad".split()
+    "repeat unfold contiguous pad fft_irfft fft_irfft2 fft_irfftn".split()  # a spectrum is no smaller map
 )
 _LINEAR_IN_ONE = frozenset("mul div truediv multiply matmul einsum".split())
 
@@ -239,6 +239,15 @@ def enlarges(step: Step) -> bool:
     if given is None or gives is None or function_name(step.node) in _VIEWS or not is_same_batch(given, gives):
         return False
     return 0 < 1.5 * places(given) < places(gives)
+
+
+def is_pyramid(start: Step, steps: Sequence[Step]) -> bool:
+    """Whether the ways from ``start`` make a map larger that one of them made smaller.
+
+    A generator's block makes its map larger on each of its ways, and is a block.
+    """
+    sizes = [size for step in (start, *steps) if (size := places(step.tensor))]
+    return any(map(enlarges, steps)) and any(1 < size < sizes[0] for size in sizes)
 
 
 def is_same_batch(one: torch.Tensor, two: torch.Tensor) -> bool:

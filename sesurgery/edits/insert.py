@@ -12,7 +12,8 @@ from torch import nn
 from torch.fx import Node
 
 from sesurgery.anatomy.anatomy import Anatomy
-from sesurgery.anatomy.layer_kinds import drops
+from sesurgery.anatomy.dataflow import carries, sources
+from sesurgery.anatomy.layer_kinds import drops, function_name
 from sesurgery.edits.child_swap import difference, digest
 from sesurgery.edits.kinds import Proposal, Target, edit_kind
 from sesurgery.errors import Unfit
@@ -73,6 +74,7 @@ class InsertKind:
         value: torch.Tensor = site.value.meta["val"]
         port = port_of(value)
         _refuse_mixed_samples(value)
+        _refuse_kernel_of_its_own(site.value)
         options = resolve(anatomy, edit.module, edit.options, site.host, port)
         present = _present(anatomy, site)
         if present is not None and rule.if_present == "refuse":
@@ -104,9 +106,25 @@ def _route(anatomy: Anatomy, spot: _Spot, edit: Insert, layer: AttentionLayer) -
         raise
 
 
+def _refuse_kernel_of_its_own(node: Node | None) -> None:
+    """Raise ``Unfit`` where each sample has its own kernel, for which all of them lie in the channels of one.
+
+    So it is in dynamic convolutions, as long as nothing has given the samples their axis back.
+    """
+    while node is not None and not function_name(node).startswith("conv"):
+        before = sources(node)
+        alike = len(before) == 1 and carries(before[0]) and before[0].meta["val"].shape == node.meta["val"].shape
+        node = before[0] if alike and function_name(node) not in ("view", "reshape") else None
+    weight = None if node is None else node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None)
+    if carries(weight):
+        raise Unfit("its kernels are made from the input, and the channels of all samples may lie in one there")
+
+
 def _refuse_mixed_samples(value: torch.Tensor) -> None:
     """Raise ``Unfit`` where the samples of an activation lie elsewhere than along its first axis."""
     axis, shape = sample_axis(value), tuple(value.shape)
+    if value.is_complex():
+        raise Unfit(f"{shape} holds complex numbers, which no layer takes")
     if axis:
         named = f"{shape} is (L, N, C): its samples lie" if (axis, value.ndim) == (1, 3) else f"samples of {shape} lie"
         raise Unfit(f"{named} on axis {axis}, and a node would mix them")

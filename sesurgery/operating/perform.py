@@ -94,7 +94,7 @@ def _build(model: nn.Module, actions: Sequence[Action]) -> list[nn.Module | None
         device, dtype = _home(model, action.host)
         with _made_on(device):
             child = action.make(old, *(_submodule(model, source, latest) for source in action.sources))
-        child.to(device=device, dtype=_dtype(model, action.dtype, dtype))
+        child.to(device=device, dtype=action.dtype or (dtype if dtype.is_floating_point else None))
         child.train(host.training)
         latest[place] = child
         built.append(child)
@@ -113,17 +113,6 @@ def _submodule(model: nn.Module, path: str, latest: dict[tuple[str, str], nn.Mod
         host, _, name = inner.rpartition(".")
         module = latest.get((host, name)) or module.get_submodule(name)
     return module
-
-
-def _dtype(model: nn.Module, wanted: torch.dtype | None, near: torch.dtype) -> torch.dtype | None:
-    """The dtype of a new child: the activation's, else that of the nearest weights.
-
-    Under an autocast of the model's own, activations are narrower than all its weights, and layers cast themselves.
-    """
-    own = wanted is not None and any(tensor.dtype == wanted for tensor in model.parameters())
-    if wanted is not None and (own or wanted.itemsize > near.itemsize):
-        return wanted
-    return near if near.is_floating_point else None
 
 
 def _home(model: nn.Module, path: str) -> tuple[torch.device, torch.dtype]:

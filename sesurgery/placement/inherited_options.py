@@ -43,17 +43,27 @@ def size_notes(layer: AttentionLayer) -> tuple[str, ...]:
 
 
 def dtype_at(survey: Survey, edit: Edit) -> torch.dtype | None:
-    """The dtype in which this model has the activation that an edit's layer acts on; None where it is not known."""
+    """The dtype in which this model has the activation that an edit's layer acts on; None where it is not known.
+
+    It is not known either where an autocast of the model's own made the activation narrower than all its weights, for
+    then layers cast themselves. A cast that an author wrote out does not reach into layers.
+    """
     change, host = edit.change, survey.module(edit.host)
     if isinstance(change, (AppendBehind, SwapChild)):
-        frame = survey.frame(host if isinstance(change, AppendBehind) else survey.module(change.swaps[0].path))
-        value = None if frame is None else frame.output
+        layer = host if isinstance(change, AppendBehind) else survey.module(change.swaps[0].path)
+        frame, caller = survey.frame(layer), survey.callers.get(layer)
+        node, value = None if caller is None else caller[2], None if frame is None else frame.output
     else:
         name = change.product if isinstance(change, BypassGate) else change.value
         traced = survey.trace(host)
         nodes = traced.graph.nodes if isinstance(traced, Trace) else ()
-        value = next((node.meta["val"] for node in nodes if node.name == name), None)
-    return value.dtype if isinstance(value, torch.Tensor) and value.is_floating_point() else None
+        node = next((node for node in nodes if node.name == name), None)
+        value = None if node is None else node.meta["val"]
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return None
+    weights = (weight for weight in survey.twin.parameters() if weight.is_floating_point())
+    cast = node is not None and node.meta.get("autocast")
+    return None if cast and all(weight.itemsize > value.itemsize for weight in weights) else value.dtype
 
 
 def resolve(

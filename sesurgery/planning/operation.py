@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sesurgery.errors import ModelError, StalePlanError
@@ -51,7 +53,7 @@ def drafted(
     report = progress or _silent
     report("looking at the model", 0, 2 if isinstance(wanted, Plan) else len(wanted.rules) + 2)
     try:
-        rehearsal = rehearse(model, spec, example_input, input_size)
+        rehearsal = rehearse(model, spec, example_input, input_size, wanted if isinstance(wanted, Plan) else None)
     except ModelError as error:
         if not isinstance(wanted, Plan):
             raise
@@ -63,15 +65,24 @@ def drafted(
 
 
 def rehearse(
-    model: nn.Module, spec: zoo.ModelSpec | None, example_input: Any, input_size: Sequence[int] | str | None
+    model: nn.Module,
+    spec: zoo.ModelSpec | None,
+    example_input: Any,
+    input_size: Sequence[int] | str | None,
+    plan: Plan | None = None,
 ) -> Rehearsal:
     """A model looked at with the first of the inputs that it may want on which it runs.
+
+    Args:
+        plan: one that is to be done again: a model of the user's own probably takes what it was made on.
 
     Raises:
         ModelError: it runs on none of them, or cannot be copied.
     """
     first: ModelError | None = None
-    for args in _inputs(model, spec, example_input, input_size):
+    own = spec is None and example_input is None and input_size is None
+    before = () if plan is None or not own else _inputs_of(plan, model)
+    for args in itertools.chain(before, _inputs(model, spec, example_input, input_size)):
         try:
             return Rehearsal(model, args, None if spec is None else lambda: zoo.create(spec))
         except ModelError as error:
@@ -100,6 +111,17 @@ def _inputs(
         yield example_input if isinstance(example_input, tuple) else (example_input,)
         return
     yield from zoo.candidate_inputs(model, spec, input_size, device="meta")
+
+
+def _inputs_of(plan: Plan, model: nn.Module) -> Iterator[tuple[Any, ...]]:
+    """What a plan was made on, with one sample: numbers, or behind the first input whole ones (steps, classes)."""
+    numbers = (weight.dtype for weight in model.parameters() if weight.is_floating_point())
+    dtype = next(numbers, torch.get_default_dtype())
+    for later in dict.fromkeys((dtype, torch.long if len(plan.inputs) > 1 else dtype)):
+        dtypes = [later if index else dtype for index, _ in enumerate(plan.inputs)]
+        shapes = [shape if shape == (1,) else (1, *shape) for shape in plan.inputs]
+        if shapes:
+            yield tuple(map(lambda shape, kind: torch.empty(shape, dtype=kind, device="meta"), shapes, dtypes))
 
 
 def name_of(model: nn.Module, spec: zoo.ModelSpec | None) -> str:

@@ -47,6 +47,13 @@ class OwnAutocast(NormFirst):
             return x + self.conv2(self.conv1(self.norm(x)).relu())
 
 
+class NarrowSum(NormFirst):
+    """Weights are float32, and the author casts what they give."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(BF16) + self.conv2(self.conv1(self.norm(x)).relu()).to(BF16)).to(x.dtype)
+
+
 class LooksAtValues(nn.Module):
     """Planning then runs with numbers, on the CPU, where autocast is at work."""
 
@@ -97,3 +104,12 @@ def test_under_an_autocast_of_its_own_weights_stay_wide() -> None:
     surgery = sesurgery.apply(original, "standard", example_input=X)
     assert dtypes(surgery.model) == {torch.float32}
     assert surgery.model(X).shape == original(X).shape
+
+
+@pytest.mark.parametrize("at", ["before residual add", "after residual add"])
+def test_behind_a_cast_that_is_written_out_they_are_as_narrow(at: str) -> None:
+    original = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), NarrowSum()).eval()
+    rule = {"rules": [{"insert": {"module": "se", "rd_channels": 2, "init": "identity"}, "at": at}]}
+    surgery = sesurgery.apply(original, rule, example_input=X)
+    assert dtypes(surgery.model) <= {BF16, torch.float32}
+    assert sesurgery.verify(original, surgery.model, X)
