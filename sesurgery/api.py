@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -29,7 +28,7 @@ from sesurgery.recipe.recipe import load_recipe, override
 from sesurgery.recipe.rules import Recipe
 from sesurgery.recording.nested import sample_shapes
 from sesurgery.recording.recorder import has_own_forward
-from sesurgery.tracing.meta_copy import own_functions
+from sesurgery.tracing.deep_copy import deep_copy, is_plain, own_functions
 from sesurgery.words.text import listed, reason
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
@@ -320,7 +319,7 @@ def _copied(model: nn.Module) -> nn.Module:
     refuse_operation(model)
     memo: dict[int, Any] = {}
     try:
-        copied = copy.deepcopy(model, memo)
+        copied = deep_copy(model, memo, is_plain)
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied: {reason(error)}",

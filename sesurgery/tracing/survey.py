@@ -18,7 +18,8 @@ from sesurgery.recording.channel_axes import labels
 from sesurgery.recording.compat import BACKWARD_HOOKS, FORWARD_HOOKS
 from sesurgery.recording.nested import map_tensors, nesting, tensors_in
 from sesurgery.recording.recorder import Frame, Probe, has_own_forward, run
-from sesurgery.tracing.meta_copy import hooks_on, own_functions, to_meta, twin_of
+from sesurgery.tracing.deep_copy import own_functions
+from sesurgery.tracing.meta_copy import hooks_on, to_meta, twin_of
 from sesurgery.tracing.same_structure import Structures
 from sesurgery.tracing.trace import LOCK, Trace
 from sesurgery.words.paths import outwards
