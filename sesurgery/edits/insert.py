@@ -21,7 +21,7 @@ from sesurgery.operating.backup import mark_of
 from sesurgery.placement.inherited_options import layer_of, port_of, resolve, size_notes
 from sesurgery.placement.notes import notes_on
 from sesurgery.placement.placements import sites
-from sesurgery.placement.routes import insertion, last_layer, possible_paths
+from sesurgery.placement.routes import in_turns, insertion, last_layer, possible_paths
 from sesurgery.placement.sites import Site, place_of, value_place, where_it_comes_from, where_it_goes
 from sesurgery.plans import AppendBehind, AttentionLayer, Cost, Insertion, Skip, Swap, SwapChild
 from sesurgery.recipe.rules import Insert, Rule
@@ -96,14 +96,18 @@ class InsertKind:
 
 def _route(anatomy: Anatomy, spot: _Spot, edit: Insert, layer: AttentionLayer) -> tuple[Insertion, nn.Module, str]:
     """How a layer gets to a site: in the forward that has it, else in the one that makes it or that takes it."""
+    survey, site, names = anatomy.survey, spot.site, spot.names
     try:
-        return insertion(anatomy.survey, spot.site, spot.ordinal, edit, layer, spot.names)
+        return insertion(survey, site, spot.ordinal, edit, layer, names)
     except Unfit:
-        for same in (where_it_comes_from(anatomy, spot.site), where_it_goes(anatomy, spot.site)):
+        for same in (where_it_comes_from(anatomy, site), where_it_goes(anatomy, site)):
             if same is not None:
                 with contextlib.suppress(Unfit):
-                    return insertion(anatomy.survey, same, spot.ordinal, edit, layer, spot.names)
-        raise
+                    return insertion(survey, same, spot.ordinal, edit, layer, names)
+        by_turns = in_turns(survey, site, spot.ordinal, edit, layer, names)
+        if by_turns is None:
+            raise
+        return by_turns
 
 
 def _refuse_kernel_of_its_own(node: Node | None) -> None:

@@ -53,26 +53,45 @@ def insertion(
         with contextlib.suppress(Unfit):  # then it goes behind the layer after all
             return insertion(survey, later, ordinal, edit, layer, names)
     if followed is None:
-        call = LayerCall(_free_name(site.host, edit, site.role, names[site.host]), site.value.name, users)
+        name = _free_name(site.host, edit, site.role, names[site.host])
+        graph = isinstance(site.host, GraphModule)
         try:
-            tried(survey, site.host, call)
+            tried(survey, site.host, LayerCall(name, site.value.name, users))
         except Unfit:
-            if isinstance(site.host, GraphModule):
+            if graph:
                 raise
             if (other := _elsewhere(survey, site)) is not None:
                 return insertion(survey, other, ordinal, edit, layer, names)
-            if _only_child(survey, site):
-                followed = _last_layer_of(site)
-            elif not waits_for_turns(survey, site.host, call):
+            if not _only_child(survey, site):
                 raise
-        if followed is None:
-            names[site.host].add(call.name)
-            change = InsertIntoGraph if isinstance(site.host, GraphModule) else RewriteForward
-            return change(layer, site.value.name, users, ordinal), site.host, call.name
+            followed = _last_layer_of(site)
+        else:
+            names[site.host].add(name)
+            change = InsertIntoGraph if graph else RewriteForward
+            return change(layer, site.value.name, users, ordinal), site.host, name
     name = _free_name(followed, edit, site.role, names[followed])
     behind(survey, followed, (name,))
     names[followed].add(name)
     return AppendBehind(layer), followed, name
+
+
+def in_turns(
+    survey: Survey,
+    site: Site,
+    ordinal: int,
+    edit: Insert,
+    layer: AttentionLayer,
+    names: Mapping[nn.Module, set[str]],
+) -> tuple[Insertion, nn.Module, str] | None:
+    """The last route: a layer for each turn of the loop in which the site is. None where that is not to be tried."""
+    if is_chain(site.host) or isinstance(site.host, GraphModule):
+        return None
+    users = tuple(user.name for user in site.users)
+    name = _free_name(site.host, edit, site.role, names[site.host])
+    if not waits_for_turns(survey, site.host, LayerCall(name, site.value.name, users)):
+        return None
+    names[site.host].add(name)
+    return RewriteForward(layer, site.value.name, users, ordinal), site.host, name
 
 
 def _elsewhere(survey: Survey, site: Site) -> Site | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from checks import check_same
 from networks import conv
@@ -103,8 +102,9 @@ def test_before_the_branches_of_a_loop() -> None:
     check_same(model, sesurgery.apply(model, "pre", example_input=image, init="identity").model, image)
 
 
-def test_a_child_that_is_called_in_each_turn_takes_no_layer_for_one_of_them() -> None:
-    model = Decoder()
+def test_where_all_turns_have_one_child_each_has_a_layer_in_the_loop() -> None:
+    model, image = Decoder(), torch.randn(2, 8, 6, 6)
     model.up[1] = model.up[0]
-    with pytest.raises(sesurgery.NothingMatchedError, match=r"would call self\.se 2 times"):
-        sesurgery.plan(model, "concat", example_input=torch.randn(2, 8, 6, 6))
+    surgery = sesurgery.apply(model, "concat", example_input=image, init="identity")
+    assert [edit.host for edit in surgery.plan.edits] == ["", ""]
+    check_same(model, surgery.model, image)
