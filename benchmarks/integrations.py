@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import tomllib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -113,6 +114,28 @@ def _saved() -> str:
 @tried("ultralytics", "`yolo.model = surgery.model; yolo.train()`")
 def _plain_train() -> str:
     return message(lambda: _operated_yolo().train(**_settings()), "without the 6 edits")
+
+
+@tried("ultralytics", "a part operated in place, then `yolo.train()`")
+def _plain_train_of_a_part() -> str:
+    import torch
+
+    import sesurgery
+
+    yolo = _yolo()
+    sesurgery.apply(yolo.model.model[2], "standard", example_input=torch.zeros(1, 32, 16, 16), inplace=True)
+    return message(lambda: yolo.train(**_settings()), "without the one edit")
+
+
+@tried("ultralytics", "`yolo.model = surgery.model`, then our trainer without a recipe")
+def _operated_in_place() -> str:
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    from sesurgery.integrations.ultralytics import trainer
+
+    yolo = _operated_yolo()
+    yolo.train(trainer=trainer(DetectionTrainer), **_settings())
+    return success(_yolo(str(yolo.trainer.best)).model, 6)
 
 
 @tried("ultralytics", '`YOLO("best.pt").train()`, operated, with a plain trainer')
@@ -258,6 +281,36 @@ def _auto_pretrained() -> str:
     return message(lambda: AutoModelForImageClassification.from_pretrained("a"), "this model was operated")
 
 
+@tried("transformers", "`save_pretrained` of a model out of an operated wrapper")
+def _unwrapped() -> str:
+    import torch
+
+    import sesurgery
+
+    model = sesurgery.revert(_operated_resnet())
+    sesurgery.apply(torch.nn.Sequential(model), "standard", input_size="64", inplace=True)
+    return message(lambda: model.save_pretrained("a"), "a larger model, which held it")
+
+
+@tried("transformers", "`Trainer` resumes into the plain model; layers without weights (`module=simam`)")
+def _resumed() -> str:
+    import torch
+    import transformers
+
+    import sesurgery
+
+    plain = sesurgery.revert(_operated_resnet())
+    data = [{"pixel_values": torch.rand(3, 64, 64), "labels": 0}]
+
+    def training(model: Any, epochs: int) -> Any:
+        options = {"save_strategy": "epoch", "report_to": [], "use_cpu": True, "disable_tqdm": True}
+        arguments = transformers.TrainingArguments("out", num_train_epochs=epochs, **options)
+        return transformers.Trainer(model, arguments, train_dataset=data)
+
+    training(sesurgery.apply(plain, "standard", module="simam", input_size="64").model, 1).train()
+    return message(lambda: training(plain, 2).train(resume_from_checkpoint=True), "operated in another way")
+
+
 @tried("transformers", "ejected for the hub, then loaded without `trust_remote_code`")
 def _hub() -> str:
     import sesurgery
@@ -335,19 +388,48 @@ def _weightless_not_kept() -> str:
     return message(lambda: kind.load_from_checkpoint(file), "KeepsOperations")
 
 
+_ELSEWHERE = """
+import lightning, sys, timm, torch
+class Classifier(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = timm.create_model('test_resnet', num_classes=3)
+    def predict_step(self, batch, index):
+        return self.net(batch)
+"""
+
+
+def _elsewhere(code: str) -> Any:
+    """Some code in a process that operates on nothing, and where the package is installed."""
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (info := Path("sesurgery-0.dist-info")).mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sesurgery\nVersion: 0\n")
+    points = project["entry-points"].items()
+    lines = [f"[{group}]\n{name} = {place}\n" for group, named in points for name, place in named.items()]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    paths = [str(Path.cwd()), str(HERE.parent)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", _ELSEWHERE + code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+@tried("lightning", "layers without weights, `Trainer.predict(ckpt_path=...)` in a process that operates on nothing")
+def _weightless_predicted_elsewhere() -> str:
+    file = _checkpoint(_module(keeps=False), module="simam")
+    quiet = "logger=False, enable_progress_bar=False, accelerator='cpu'"
+    done = _elsewhere(
+        f"import warnings; warnings.simplefilter('ignore')\ntrainer = lightning.Trainer({quiet})\n"
+        f"trainer.predict(Classifier(), [torch.zeros(1, 3, 64, 64)], ckpt_path={file!r})"
+    )
+    if done.returncode == 0:
+        raise LostError("nothing was said")
+    return f"message: {done.stderr.strip().splitlines()[-1]}"
+
+
 @tried("lightning", "layers without weights, loaded by a process that operates on nothing")
 def _weightless_elsewhere() -> str:
     file = _checkpoint(_module(keeps=False), module="simam")
-    code = (
-        "import lightning, sys, timm\n"
-        "class Classifier(lightning.LightningModule):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.net = timm.create_model('test_resnet', num_classes=3)\n"
-        f"Classifier.load_from_checkpoint({file!r})\n"
-        "assert 'sesurgery' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], capture_output=True, text=True)
+    done = _elsewhere(f"Classifier.load_from_checkpoint({file!r})\nassert 'sesurgery' not in sys.modules")
     if done.returncode == 0:
         return "known loss: the file holds tensors and names, and none of them is a layer's that has no weights"
     return f"message: {done.stderr.strip().splitlines()[-1]}"
@@ -418,6 +500,18 @@ def _plain_base() -> str:
 
 
 # timm and others
+
+
+@tried("timm", "`save_for_hf` of what has no registered name, without weights (`module=simam`), then `create_model`")
+def _saved_by_timm() -> str:
+    import timm
+    from timm.models import save_for_hf
+
+    import sesurgery
+
+    surgery = sesurgery.apply(timm.create_model("test_resnet"), "standard", module="simam")
+    save_for_hf(surgery.model, "saved", safe_serialization=True)
+    return message(lambda: timm.create_model("local-dir:saved", pretrained=True), "operated: register it")
 
 
 @tried("timm", "`register`, then `create_model`, `ModelEmaV3`")

@@ -81,6 +81,14 @@ class Surgery(Generic[Model]):
         return list(brought)
 
 
+def network_of(given: object, where: str) -> nn.Module:
+    """The network of what ``apply`` returned, or the module that was given. Raises ``InputError`` for anything else."""
+    body = given.model if isinstance(given, Surgery) else given
+    if not isinstance(body, nn.Module):
+        raise InputError(f"a {type(body).__name__} is no model", where=where, remedy="give a torch.nn.Module")
+    return body
+
+
 def plan(
     model: str | nn.Module,
     recipe: RecipeLike,

@@ -13,6 +13,7 @@ from sesurgery.artifact.names import Role
 from sesurgery.artifact.safetensors_writer import DTYPES, raw
 from sesurgery.errors import ArtifactError
 from sesurgery.operating.backup import mark_of
+from sesurgery.operating.distributed import refuse_to_write
 from sesurgery.words.paths import join
 from sesurgery.words.text import last_line, listed, shown
 
@@ -43,6 +44,7 @@ class Weights:
 
 def collect(model: nn.Module) -> Weights:
     """Everything to store of ``model``. Raises ``ArtifactError`` for what cannot be stored without pickle."""
+    refuse_to_write(model)
     changes = list(exchanges(model))
     model_state = _tensors(model)
     removed = {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sesurgery.api import Surgery
+from sesurgery.api import Surgery, network_of
 from sesurgery.errors import InputError, ModelError
 from sesurgery.excitation.result import Gate, Gates
 from sesurgery.planning.operation import rehearse
@@ -50,9 +50,7 @@ def gates(
         InputError: the model has no attention layer, or the loader gives nothing.
         ModelError: the model fails on a batch.
     """
-    body = model.model if isinstance(model, Surgery) else model
-    if not isinstance(body, nn.Module):
-        raise InputError(f"a {type(body).__name__} is no model", where="gates", remedy="give a torch.nn.Module")
+    body = network_of(model, "gates")
     meters = _meters(body, example_input)
     if not meters:
         remedy = "sesurgery.inspect shows what there is; sesurgery.apply inserts some"

@@ -28,6 +28,7 @@ from sesurgery.export.texts import CHECK, RUFF, WEIGHTS, bind_all, check_text, m
 from sesurgery.models import zoo
 from sesurgery.models.weightless import to_meta
 from sesurgery.operating.backup import HOST_MARK, MODEL_MARK, without_history
+from sesurgery.operating.distributed import refuse_to_write
 from sesurgery.operating.perform import revert
 from sesurgery.plans import Plan
 from sesurgery.recording.nested import tensors_in
@@ -115,6 +116,7 @@ def _operated(operated: Surgery | nn.Module | str | Path) -> nn.Module:
         given = isinstance(model, nn.Module)
         problem, remedy = without_history(model) if given else ("is no model", "give what sesurgery.apply returned")
         raise InputError(problem, where=type(model).__name__, remedy=remedy)
+    refuse_to_write(model)
     if any(tensor.is_meta for tensor in model.parameters()):
         raise InputError("is on meta, which holds no weights", where="model", remedy='operate on it with device="cpu"')
     return model

@@ -181,7 +181,8 @@ def guard() -> None:
             if getattr(kind, "get_model", train).__module__.startswith("ultralytics."):
                 raise _would_be_lost(self.model, kind.__name__)
             # A trainer is given the model only where it came from a file; else it would start from the plain network.
-            self.ckpt = self.ckpt or {"model": self.model}
+            if issubclass(kind, OperatingTrainer):
+                self.ckpt = self.ckpt or {"model": self.model}
         return train(self, trainer=trainer, **kwargs)
 
     @functools.wraps(load)

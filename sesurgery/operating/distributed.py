@@ -17,14 +17,22 @@ def refuse_operation(model: nn.Module) -> None:
     Layers that come later would be neither synchronised nor sharded, and no hook would bring their weights.
     """
     _refuse(model, _SPREAD, "operate")
+    problem = "its weights are offloaded by accelerate, and no hook would bring those of new layers"
+    refuse_offloaded(model, problem, "operate first, on the plain model, and offload the result")
+
+
+def refuse_offloaded(model: nn.Module, problem: str, remedy: str) -> None:
+    """Raise ``ModelError`` where weights of ``model`` come from elsewhere whenever a part of it is called."""
     for path, part in model.named_modules():
         hook = part.__dict__.get("_hf_hook")
         if type(hook).__module__.startswith("accelerate.") and any(tensor.is_meta for tensor in part.parameters()):
-            raise ModelError(
-                "its weights are offloaded by accelerate, and no hook would bring those of new layers",
-                where=path or "the model",
-                remedy="operate first, on the plain model, and offload the result",
-            )
+            raise ModelError(problem, where=path or "the model", remedy=remedy)
+
+
+def refuse_to_write(model: nn.Module) -> None:
+    """Raise ``ModelError`` where weights of ``model`` are offloaded, so that it has none to be written."""
+    remedy = "bring them back first: accelerate.hooks.remove_hook_from_module(model, recurse=True)"
+    refuse_offloaded(model, "its weights are offloaded by accelerate", remedy)
 
 
 def refuse_revert(model: nn.Module) -> None:

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
+from sesurgery.api import Surgery, network_of
+from sesurgery.errors import InputError
 from sesurgery.operating.perform import revert
 
 
@@ -23,19 +26,24 @@ class Distillation:
         loss = cross_entropy(output, target) + 0.5 * distillation(output, images)
 
     Args:
-        model: an operated model; it stays as it is.
+        model: what ``apply`` returned, or an operated model, also in DDP; it stays as it is.
         temperature: scores are divided by it, and the loss multiplied by its square.
         loss: ``loss(output, teacher's output)``, for what gives no scores (N, classes, ...); the divergence of their
             softmax over axis 1 where left out.
 
     Raises:
-        InputError: no operation was performed on the model.
+        InputError: no operation was performed on the model, or the temperature is not above 0.
     """
 
     def __init__(
-        self, model: nn.Module, temperature: float = 1.0, loss: Callable[[Any, Any], Tensor] | None = None
+        self, model: Surgery | nn.Module, temperature: float = 1.0, loss: Callable[[Any, Any], Tensor] | None = None
     ) -> None:
-        self.teacher: nn.Module = revert(copy.deepcopy(model)).eval().requires_grad_(False)
+        body = network_of(model, "Distillation")
+        if isinstance(body, DistributedDataParallel):  # waits for the layers that go
+            body = body.module
+        if not temperature > 0:
+            raise InputError(f"{temperature} is not above 0", where="temperature")
+        self.teacher: nn.Module = revert(copy.deepcopy(body)).eval().requires_grad_(False)
         self.temperature = temperature
         self.loss = loss or self._divergence
 
@@ -47,6 +55,9 @@ class Distillation:
 
     def _divergence(self, scores: Tensor, wanted: Tensor) -> Tensor:
         """Kullback-Leibler divergence, a mean over samples and positions."""
+        if not isinstance(scores, Tensor) or not isinstance(wanted, Tensor):
+            problem, remedy = f"gives a {type(wanted).__name__}, which is no scores", "say how far two are: loss=..."
+            raise InputError(problem, where=type(self.teacher).__name__, remedy=remedy)
         soft, hard = (F.log_softmax(each / self.temperature, dim=1) for each in (scores, wanted))
         each = F.kl_div(soft, hard, reduction="none", log_target=True).sum(1)
         return each.mean() * self.temperature**2

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from sesurgery.api import Surgery, network_of
 from sesurgery.operating.backup import changed_children
 
 
-def freeze_norms(model: nn.Module, *, new: bool = False) -> int:
+def freeze_norms(model: Surgery | nn.Module, *, new: bool = False) -> int:
     """Keep the norms with running statistics in eval mode, also through ``model.train()``; returns how many.
 
     A small batch then moves no statistic that a large one made. Weights and biases of the norms stay parameters: they
@@ -20,19 +21,21 @@ def freeze_norms(model: nn.Module, *, new: bool = False) -> int:
         model: any model.
         new: whether norms that operations brought in are frozen too; their statistics are those of nothing yet.
     """
-    norms = [norm for norm in _norms(model) if new or norm not in _inside_new(model)]
+    body = network_of(model, "freeze_norms")
+    norms = [norm for norm in _norms(body) if new or norm not in _inside_new(body)]
     for norm in norms:
         norm.__dict__["train"] = functools.partial(_stays, norm)
         norm.eval()
     return len(norms)
 
 
-def thaw_norms(model: nn.Module) -> int:
+def thaw_norms(model: Surgery | nn.Module) -> int:
     """Undo :func:`freeze_norms`; returns how many norms were frozen. They get the mode of ``model``."""
-    norms = [norm for norm in _norms(model) if "train" in norm.__dict__]
+    body = network_of(model, "thaw_norms")
+    norms = [norm for norm in _norms(body) if "train" in norm.__dict__]
     for norm in norms:
         del norm.__dict__["train"]
-        norm.train(model.training)
+        norm.train(body.training)
     return len(norms)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 
 from sesurgery.errors import InputError
+from sesurgery.training.groups import check_from_0
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,9 @@ class Phases:
     """Learning rates of old and new parameters by epoch. An epoch may be a fraction: 1.5 is halfway through the second.
 
     New parameters rise to their rate within ``warm`` epochs. Old ones wait for ``frozen`` epochs at a rate of 0, where
-    an optimizer of torch moves them by nothing, then rise to theirs within ``thaw`` epochs. What was done before an
-    epoch plays no part, so a training may be resumed at any; no ``requires_grad`` changes, so DDP and an optimizer that
-    was made at the start hold.
+    an optimizer of torch moves them by nothing (Rprop aside, which takes no step below 1e-6), then rise to theirs
+    within ``thaw`` epochs. What was done before an epoch plays no part, so a training may be resumed at any; no
+    ``requires_grad`` changes, so DDP and an optimizer that was made at the start hold.
 
         optimizer = torch.optim.AdamW(param_groups(model, lr=1e-4, new_lr=1e-3))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, Phases(frozen=2, thaw=1).lambdas(optimizer))
@@ -26,7 +27,7 @@ class Phases:
         frozen, warm, thaw: epochs.
 
     Raises:
-        InputError: one of them is below 0.
+        InputError: one of them is below 0 or no number.
     """
 
     frozen: float = 1.0
@@ -35,8 +36,7 @@ class Phases:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 0:
-                raise InputError(f"{value:g} epochs are below 0", where=name)
+            check_from_0(name, value, " epochs")
 
     def factor(self, epoch: float, *, new: bool) -> float:
         """What the rate of new or of old parameters is multiplied by in an epoch, from 0 to 1."""

@@ -24,8 +24,9 @@ class Inputs:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.generator = torch.Generator().manual_seed(0)
-        first = next(iter([*model.parameters(), *model.buffers()]), torch.empty(0))
-        self.device = first.device
+        # What is on meta is offloaded: its hooks bring it, and the inputs along.
+        real = [tensor for tensor in (*model.parameters(), *model.buffers()) if not tensor.is_meta]
+        self.device = next(iter(real), torch.empty(0)).device
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     def examples(self, example: Any, size: Any) -> Iterator[Args]:

@@ -86,3 +86,15 @@ def test_what_is_offloaded_is_operated_on_before() -> None:
     offloaded = accelerate.cpu_offload(plain(), torch.device("cpu"))
     with pytest.raises(ModelError, match=r"offloaded by accelerate.*operate first"):
         sesurgery.apply(offloaded, "standard", input_size="64", inplace=True)
+
+
+def test_what_is_offloaded_is_measured_and_written_once_it_is_back(tmp_path: Path) -> None:
+    model = operated()
+    wanted = sesurgery.gates(model).layers
+    offloaded = accelerate.cpu_offload(model, torch.device("cpu"))
+    assert [gate.path for gate in sesurgery.gates(offloaded).layers] == [gate.path for gate in wanted] != []
+    for write in (sesurgery.save, sesurgery.eject):
+        with pytest.raises(ModelError, match="offloaded by accelerate; bring them back first"):
+            write(offloaded, tmp_path / write.__name__)
+    remove_hook_from_submodules(offloaded)
+    sesurgery.save(offloaded, tmp_path / "a")

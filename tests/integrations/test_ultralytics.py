@@ -208,9 +208,50 @@ def test_what_would_build_the_network_anew_speaks_up(small: Callable[[str], dict
     assert len(layers(yolo.model)) == 6
 
 
+def part_of_a_yolo() -> Any:
+    yolo = YOLO("yolov8n.yaml")
+    sesurgery.apply(yolo.model.model[2], "standard", example_input=torch.zeros(1, 32, 16, 16), inplace=True)
+    return yolo
+
+
+def test_a_part_that_was_operated_is_not_lost_and_is_trained(small: Callable[[str], dict[str, Any]]) -> None:
+    settings = small("detect")
+    yolo = part_of_a_yolo()
+    with pytest.raises(InputError, match="without the one edit of the operation"):
+        yolo.train(**settings)
+    yolo.train(trainer=trainer(DetectionTrainer), freeze=5, **settings)
+    best = YOLO(yolo.trainer.best)
+    assert [edit.path for edit in sesurgery.plans_of(best.model.model[2])[0].edits] == ["m.0.se"]
+    assert all(each.requires_grad for each in yolo.trainer.model.model[2].m[0].se.parameters())
+
+
+def test_a_model_that_was_operated_in_place_of_a_file_is_trained_as_it_is(
+    small: Callable[[str], dict[str, Any]],
+) -> None:
+    settings = small("detect")
+    yolo = YOLO("yolov8n.yaml")
+    yolo.model = lively(sesurgery.apply(yolo.model, "standard", input_size="64").model)
+    (path, *_) = layers(yolo.model)
+    wanted = yolo.model.get_submodule(path).fc1.weight.clone()
+    with pytest.raises(InputError, match=r"operated by another recipe \(standard\)"):
+        yolo.train(trainer=trainer(DetectionTrainer, "concat"), **settings)
+    seen: list[torch.Tensor] = []
+
+    def look(training: Any) -> None:
+        seen.append(training.model.get_submodule(path).fc1.weight.clone())
+
+    yolo.add_callback("on_train_start", look)
+    yolo.train(trainer=trainer(DetectionTrainer), **settings)
+    assert torch.equal(seen[0], wanted)
+
+
 def test_bad_input(small: Callable[[str], dict[str, Any]]) -> None:
     with pytest.raises(InputError, match="no trainer of ultralytics"):
         trainer(YOLO, "standard")
+    with pytest.raises(InputError, match="is a trainer that operates already"):
+        trainer(SE, "concat")
+    with pytest.raises(sesurgery.errors.ModelError, match=r"give the network that it holds: model\.model"):
+        sesurgery.apply(YOLO("yolov8n.yaml"), "standard", input_size="64")
     with pytest.raises(InputError, match="go with a recipe"):
         trainer(DetectionTrainer, stages="4")
     with pytest.raises(InputError, match="did you mean"):

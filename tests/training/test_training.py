@@ -167,6 +167,15 @@ def test_the_teacher_is_the_unmodified_model(surgery: sesurgery.Surgery[Net]) ->
     assert list(surgery.model.state_dict()) == keys
 
 
+def test_what_apply_returned_is_taken_as_its_model(surgery: sesurgery.Surgery[Net]) -> None:
+    assert [len(each["params"]) for each in param_groups(surgery, lr=1)] == [
+        len(each["params"]) for each in param_groups(surgery.model, lr=1)
+    ]
+    assert new_parameters(surgery) == new_parameters(surgery.model)
+    assert freeze_norms(surgery) == thaw_norms(surgery) > 0
+    assert not sesurgery.plans_of(Distillation(surgery).teacher)
+
+
 def test_bad_input_is_one_message(surgery: sesurgery.Surgery[Net]) -> None:
     with pytest.raises(sesurgery.InputError, match="no operation"):
         Distillation(Net())
@@ -176,6 +185,18 @@ def test_bad_input_is_one_message(surgery: sesurgery.Surgery[Net]) -> None:
         param_groups(surgery.model, lr=-1)
     with pytest.raises(sesurgery.InputError, match="no parameter"):
         param_groups(nn.ReLU(), lr=1)
+    for call in (new_parameters, freeze_norms, thaw_norms, print_trainable_parameters, Distillation):
+        with pytest.raises(sesurgery.InputError, match=f"{call.__name__}: a str is no model"):
+            call("resnet18")  # type: ignore[arg-type]
+    for wrong in ("1e-3", float("nan")):
+        with pytest.raises(sesurgery.InputError, match=f"lr: {wrong} is below 0 or no number"):
+            param_groups(surgery, lr=wrong)  # type: ignore[arg-type]
+        with pytest.raises(sesurgery.InputError, match=f"warm: {wrong} epochs is below 0 or no number"):
+            Phases(warm=wrong)  # type: ignore[arg-type]
+    with pytest.raises(sesurgery.InputError, match="temperature: 0 is not above 0"):
+        Distillation(surgery, temperature=0)
+    with pytest.raises(sesurgery.InputError, match=r"gives a dict, which is no scores; say how far two are: loss="):
+        Distillation(surgery)._divergence({}, {})
     with pytest.raises(sesurgery.InputError, match="param_groups"):
         Phases().lambdas(torch.optim.SGD(surgery.model.parameters()))
 
