@@ -8,6 +8,7 @@ import types
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -98,26 +99,31 @@ def own_code(module: nn.Module) -> dict[int, types.CodeType]:
 
 
 _LOOSE = (staticmethod, classmethod)
-# Weak: an operated class goes with the last model that is of it.
-_CODE: weakref.WeakKeyDictionary[type, dict[int, types.CodeType]] = weakref.WeakKeyDictionary()
+# Weak: an operated class goes with the last model that is of it. With what the class held, which may be changed.
+_CODE: weakref.WeakKeyDictionary[type, tuple[list[Any], dict[int, types.CodeType]]] = weakref.WeakKeyDictionary()
 
 
 def _code_of_class(kind: type) -> dict[int, types.CodeType]:
-    if kind not in _CODE:
-        attributes = [value for base in kind.__mro__ for value in vars(base).values()]
+    attributes = [value for base in _authors(kind) for value in vars(base).values()]
+    held, known = _CODE.get(kind, ([], {}))
+    if len(held) != len(attributes) or not all(map(is_, held, attributes)):
         loose = {each for value in attributes if isinstance(value, _LOOSE) for each in _functions_in(value)}
         methods = (function for function in functions_of(kind) if function not in loose)
-        codes = (code for function in methods for code in nested_code(function.__code__))
-        _CODE[kind] = {id(code): code for code in codes}
-    return _CODE[kind]
+        known = {id(code): code for function in methods for code in nested_code(function.__code__)}
+        _CODE[kind] = attributes, known
+    return known
+
+
+def _authors(kind: type) -> list[type]:
+    """A class and its bases but for torch's, of which all modules are."""
+    return [base for base in kind.__mro__ if base is not nn.Module and base is not object]
 
 
 def functions_of(kind: type) -> tuple[types.FunctionType, ...]:
     """The functions of a class and its bases, with what their decorators wrap; torch's own are left out."""
     functions: dict[int, types.FunctionType] = {}
-    for base in kind.__mro__:
-        if base is not nn.Module and base is not object:
-            functions.update((id(each), each) for value in vars(base).values() for each in _functions_in(value))
+    for base in _authors(kind):
+        functions.update((id(each), each) for value in vars(base).values() for each in _functions_in(value))
     return tuple(functions.values())
 
 

@@ -451,3 +451,22 @@ def test_each_sum_of_a_traced_network_has_its_layer() -> None:
     assert torch.equal(surgery.model(image), model(image))
     for edit in surgery.plan.edits:
         assert calls_of(surgery.model.get_submodule(edit.path), surgery.model, image) == 1
+
+
+class Patched(networks.Parts):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv1(x)
+
+
+def _patch(self: Patched, x: Tensor) -> Tensor:
+    y = torch.relu(self.conv1(x))
+    return y + x
+
+
+def test_a_class_that_was_changed_between_two_plans_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = networks.OneBlock(Patched), torch.randn(2, 3, 8, 8)
+    assert "self.se(self.conv1(x))" in sesurgery.plan(model, "standard", example_input=image).diffs[0].after
+    monkeypatch.setattr(Patched, "forward", _patch)
+    surgery = sesurgery.apply(model, "standard", example_input=image, init="identity")
+    assert "self.se(torch.relu(self.conv1(x)))" in surgery.plan.diffs[0].after
+    check_same(model, surgery.model, image)
