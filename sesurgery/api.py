@@ -302,7 +302,7 @@ def recipe_for(recipe: RecipeLike, stages: str | int | None, module: str | None,
         return override(loaded, stages=stages, module=module, options=options)
     except UnknownNameError as error:
         near = nearest(error.name, Asked.__annotations__, count=1)
-        if error.name not in options or error.nearest or not near:
+        if error.name not in options or error.name in near or error.nearest or not near:
             raise
         raise InputError(f'there is no argument "{error.name}"', remedy=f"did you mean {either(near)}?") from None
 

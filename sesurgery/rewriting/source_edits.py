@@ -374,7 +374,7 @@ def _number_of_the_turn(editor: _Editor, node: ast.expr | ast.stmt, layer: str) 
     header: ast.For | ast.comprehension | None = None
     if isinstance(loop, ast.For) and part in loop.body:
         header = loop
-    elif isinstance(loop, ast.ListComp | ast.SetComp | ast.GeneratorExp) and part is loop.elt:
+    elif isinstance(loop, _COMPREHENSIONS) and part not in loop.generators:
         header = loop.generators[-1]
     if loop is None or header is None:
         raise Unfit(f"{editor.where(node)} runs again and again, and no for counts the turns")
@@ -408,7 +408,8 @@ def _new_counter(editor: _Editor, header: ast.For | ast.comprehension, layer: st
     return variable
 
 
-_REPEATING = (ast.For, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_REPEATING = (ast.For, ast.While, *_COMPREHENSIONS)
 
 
 def _place_of(node: ast.AST) -> Span:

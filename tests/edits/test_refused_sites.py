@@ -1,12 +1,14 @@
-"""Activations that no layer can take: samples among the channels, complex numbers."""
+"""Activations that no layer can take: samples among the channels, complex numbers; options that no rule takes."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sesurgery
+from sesurgery.errors import UnknownNameError
 from sesurgery.plans import Plan
 
 
@@ -53,3 +55,8 @@ def test_complex_numbers() -> None:
     planned = plan(Complex(), "before residual add")
     assert "complex numbers" in " ".join(skip.reason for skip in planned.skipped)
     assert planned.edits
+
+
+def test_an_argument_that_a_recipe_has_no_use_for_is_not_said_to_be_misspelt() -> None:
+    with pytest.raises(UnknownNameError, match='unknown option "init"; options are with_norm'):
+        sesurgery.plan(Dynamic(), "strip-attention", init="identity")
