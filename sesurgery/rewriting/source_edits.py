@@ -371,15 +371,16 @@ def _number_of_the_turn(editor: _Editor, node: ast.expr | ast.stmt, layer: str) 
     """The variable that counts the turns of the loop around a node: the author's own, or one that the loop is given."""
     way = ((part, outer) for part, outer in editor.syntax.ways_up(node) if isinstance(outer, _REPEATING))
     part, loop = next(way, (node, None))
-    header: ast.For | ast.comprehension | None = None
-    if isinstance(loop, ast.For) and part in loop.body:
+    header: ast.For | ast.While | ast.comprehension | None = None
+    if isinstance(loop, ast.For | ast.While) and part in loop.body:
         header = loop
     elif isinstance(loop, _COMPREHENSIONS) and part not in loop.generators:
         header = loop.generators[-1]
     if loop is None or header is None:
-        raise Unfit(f"{editor.where(node)} runs again and again, and no for counts the turns")
+        raise Unfit(f"{editor.where(node)} runs again and again, and no loop around it counts the turns")
     if header not in editor.turns:
-        editor.turns[header] = _own_counter(editor, loop, header) or _new_counter(editor, header, layer)
+        own = None if isinstance(header, ast.While) else _own_counter(editor, loop, header)
+        editor.turns[header] = own or _new_counter(editor, header, layer)
     return editor.turns[header]
 
 
@@ -398,8 +399,12 @@ def _own_counter(editor: _Editor, loop: ast.AST, header: ast.For | ast.comprehen
     return None if again else counter.id
 
 
-def _new_counter(editor: _Editor, header: ast.For | ast.comprehension, layer: str) -> str:
+def _new_counter(editor: _Editor, header: ast.For | ast.While | ast.comprehension, layer: str) -> str:
     variable = _new_name(editor.method, "turn", layer)
+    if isinstance(header, ast.While):
+        editor.line_before(header, f"{variable} = -1")
+        editor.line_before(header.body[0], f"{variable} += 1")
+        return variable
     target, items = header.target, header.iter
     bare = isinstance(target, ast.Tuple) and not editor.source(target).startswith("(")
     editor.text.around(span_of(target), f"{variable}, " + "(" * bare, ")" * bare)

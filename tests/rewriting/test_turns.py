@@ -68,10 +68,22 @@ class Comprehended(Loop):
 
 class While(Loop):
     def forward(self, x: Tensor) -> Tensor:
-        x, i = self.stem(x), 0
-        while i < 3:
-            x = x + functional.silu(self.layers["abc"[i]](x))
-            i += 1
+        x, left = self.stem(x), list(self.layers.values())
+        while left:
+            x = x + functional.silu(left.pop(0)(x))
+        return x
+
+
+class Called(Loop):
+    """The sum is in a method that the loop calls."""
+
+    def step(self, x: Tensor, layer: nn.Module) -> Tensor:
+        return x + functional.silu(layer(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for layer in self.layers.values():
+            x = self.step(x, layer)
         return x
 
 
@@ -96,7 +108,7 @@ def test_the_loop_counts_its_turns() -> None:
     assert [edit.path for edit in plan.edits] == ["se", "se_2", "se_3"]
 
 
-@pytest.mark.parametrize("kind", [Loop, Pairs, Counted, Grown, Comprehended])
+@pytest.mark.parametrize("kind", [Loop, Pairs, Counted, Grown, Comprehended, While])
 def test_each_turn_has_its_layer_and_no_bit_changes(kind: Callable[[], Loop]) -> None:
     model = kind()
     operated = sesurgery.apply(model, RULE, init="identity", example_input=IMAGE).model
@@ -134,7 +146,7 @@ def test_some_turns_only_and_again_on_another_model() -> None:
 
 def test_a_loop_that_nothing_counts_is_refused() -> None:
     with pytest.raises(NothingMatchedError, match=r"would call self\.se 3 times"):
-        sesurgery.plan(While(), RULE, example_input=IMAGE)
+        sesurgery.plan(Called(), RULE, example_input=IMAGE)
 
 
 class Recurrent(nn.Module):
