@@ -22,17 +22,21 @@ _CONTAINERS = frozenset((OrderedDict, dict, list, set))
 _FILLED = (nn.Module, torch.Tensor, dict, list, set, deque)
 
 
-def deep_copy(
-    model: nn.Module, memo: dict[int, Any], plain: Callable[[type[nn.Module]], bool] | None = None
-) -> nn.Module:
+def deep_copy(model: nn.Module, memo: dict[int, Any], plain: Callable[[type[nn.Module]], bool]) -> nn.Module:
     """A deep copy. Most of the state of plain modules is names and numbers, over which ``copy.deepcopy`` takes long.
+
+    What a forward computed and left in an attribute (a pruned weight, one that ``weight_norm`` makes), of which torch
+    makes no deep copy, is copied without its history.
 
     Args:
         memo: what is copied already, by the ``id`` of the original; what is copied is added.
-        plain: which classes are copied as :func:`is_plain` says; left out, those.
+        plain: which classes are taken for plain, as :func:`is_plain` takes them.
     """
     modules = modules_in(model)
-    chosen = [module for module in modules if id(module) not in memo and (plain or is_plain)(type(module))]
+    for value in (value for module in modules for value in module.__dict__.values()):
+        if isinstance(value, torch.Tensor) and value.grad_fn is not None and id(value) not in memo:
+            memo[id(value)] = value.detach().clone()
+    chosen = [module for module in modules if plain(type(module))]
     memo.update((id(module), type(module).__new__(type(module))) for module in chosen)
     for module in reversed(chosen):  # what is inside first
         _copy_state(module, memo[id(module)], memo)

@@ -55,7 +55,7 @@ def _twin(model: nn.Module, hooks: bool, plain: Callable[[type[nn.Module]], bool
             if table is not None:
                 memo[id(table)] = type(table)()
         for value in module.__dict__.values():
-            if isinstance(value, torch.Tensor) and value.grad_fn is not None:  # a pruned weight: torch copies no such
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:  # a pruned weight
                 memo[id(value)] = _weightless(value)
     with _TensorsToMeta():
         return own_functions(model, deep_copy(model, memo, plain), memo)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import random
 import warnings
 from collections.abc import Collection, Iterable, Iterator
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from sesurgery.errors import ModelError
 from sesurgery.recording.nested import map_tensors
+from sesurgery.tracing.deep_copy import deep_copy, is_plain
 from sesurgery.verification.comparison import Comparison, tensors_of
 from sesurgery.verification.inputs import Args
 from sesurgery.verification.layers import Watch, exchange
@@ -152,7 +152,7 @@ def random_states_kept(*models: nn.Module) -> Iterator[None]:
 def _copied(model: nn.Module) -> nn.Module:
     try:
         with torch.inference_mode(False):
-            return copy.deepcopy(model)
+            return deep_copy(model, {}, is_plain)
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied, and a check works on copies: {reason(error)}",

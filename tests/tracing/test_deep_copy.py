@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from checks import check_same
 from networks import conv
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import sesurgery
 from sesurgery.tracing.deep_copy import deep_copy, is_plain
@@ -91,3 +93,21 @@ def test_planning_and_operating_leave_the_original_alone(kind: type[Block]) -> N
     assert [dict(module.__dict__) for module in model.modules()] == attributes
     check_same(copy.deepcopy(wanted), model, IMAGE)
     check_same(wanted, operated, IMAGE)
+
+
+def _pruned(layer: nn.Module) -> nn.Module:
+    return prune.l1_unstructured(layer, "weight", 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("changed", [_pruned, nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_weight_that_is_computed_anew_in_each_forward_is_copied(changed: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(conv(), Block())
+    changed(model[1].conv)
+    model(IMAGE)
+    surgery = sesurgery.apply(model, "standard", init="identity", example_input=IMAGE)
+    assert torch.equal(surgery.model.eval()(IMAGE), model.eval()(IMAGE))
+    assert sesurgery.verify(model, surgery.model)
+    surgery.model.train()(IMAGE).mean().backward()
+    assert all(parameter.grad is not None for parameter in surgery.model[1].conv.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
