@@ -83,6 +83,7 @@ def _guard_saves(models: Any, configs: Any) -> None:
 
     @functools.wraps(save)
     def save_guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        guard()  # transformers imports its trainer when it is first asked for
         said = operations_in(self)
         if not said:
             return save(self, *args, **kwargs)
