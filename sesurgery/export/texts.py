@@ -100,6 +100,8 @@ def main():
 
 _FACTORY = '''def base():
     """The model as it was before, made by the factory that the command names: ``package.module:factory``."""
+    if len(sys.argv) != 2 or ":" not in sys.argv[1]:
+        sys.exit("usage: python check.py package.module:factory, where factory() makes the model as it was before")
     module, _, name = sys.argv[1].partition(":")
     return getattr(importlib.import_module(module), name)()
 

@@ -146,6 +146,8 @@ def test_an_instance_is_given_to_build(tmp_path: Path) -> None:
     command = [sys.executable, str(folder / "check.py"), "made:make"]
     done = subprocess.run(command, env={"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("equal: "), done.stderr
+    done = subprocess.run(command[:2], env={"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("usage: python check.py package.module:factory")
 
 
 def test_a_graph_module_takes_its_calls(tmp_path: Path) -> None:
