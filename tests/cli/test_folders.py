@@ -7,10 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from networks import TINY
+from safetensors.torch import save_file
 from stand_in import run
 
 import sesurgery
+from sesurgery.models import zoo
 
 PAIR = """
 import torch
@@ -87,3 +90,27 @@ def test_a_model_of_several_inputs_is_shown_an_example(tmp_path: Path) -> None:
     assert (refused.exit_code, "failed with OSError: no disk" in refused.stderr) == (2, True)
     assert "exclude each other" in run("inspect", model, "--example", "a.py:b", "--input-size", "8").stderr
     assert "names no function" in run("inspect", model, "--example", "somewhere").stderr
+
+
+def test_a_delta_of_a_users_own_factory_is_merged_where_it_is_trusted(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(PAIR)
+    reference = f"{tmp_path / 'net.py'}:Pair"
+    model = zoo.create(zoo.resolve(reference))
+    save_file(model.state_dict(), tmp_path / "base.safetensors")
+    rule = {"rules": [{"insert": {"module": "eca"}, "at": "after conv"}]}
+    example = (torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16))
+    surgery = sesurgery.apply(reference, rule, example_input=example, weights=tmp_path / "base.safetensors")
+    sesurgery.save(surgery, tmp_path / "delta", delta=True)
+    places = {"-o": tmp_path / "whole", "--weights": tmp_path / "base.safetensors"}
+    merge = ["merge", str(tmp_path / "delta"), *(str(word) for pair in places.items() for word in pair)]
+    done = run(*merge)
+    assert (done.exit_code, "allow it if you trust the folder (--trust-code)" in done.stderr) == (2, True)
+    done = run(*merge, "--trust-code")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_a_folder_that_holds_no_model_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path.parent)
+    for name, problem in ((str(tmp_path), "holds no surgery.json"), (tmp_path.name, "is a folder without a surgery")):
+        done = run("gates", name)
+        assert (done.exit_code, problem in done.stderr) == (2, True)

@@ -62,3 +62,43 @@ def test_hostile_data_ends_in_a_message() -> None:
     assert tally.crashes == []
     assert tally.inputs == 30
     assert sum(tally.refused.values()) > 10
+
+
+class LooksAtValues(nn.Module):
+    """A residual block with a bias, whose forward asks what is in its input, which on meta nothing is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch = self.second(self.first(x).relu())
+        return x + branch if torch.isfinite(x).all() else x - branch
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_is_repeated_where_others_build_on_meta_and_in_another_precision(dtype: torch.dtype) -> None:
+    example = torch.zeros(1, 4, 8, 8)
+    said = operations_in(sesurgery.apply(LooksAtValues(), "standard", example_input=example).model)
+    with torch.device("meta"):
+        fresh = LooksAtValues().to(dtype)
+        repeat_operations(fresh, said, "a file")
+    assert [edit.path for edit in sesurgery.plans_of(fresh)[0].edits] == ["se"]
+    assert {(each.dtype, each.device.type) for each in fresh.parameters()} == {(dtype, "meta")}
+
+
+def test_a_part_out_of_an_operated_model_is_not_told_of() -> None:
+    whole = nn.Sequential(LooksAtValues())
+    sesurgery.apply(whole, "standard", example_input=torch.zeros(1, 4, 8, 8), inplace=True)
+    with pytest.raises(ArtifactError, match="a larger model, which held it; operate on this model itself"):
+        operations_in(whole[0])
+
+
+def test_what_the_file_tells_of_and_the_model_lacks_is_named() -> None:
+    model = both()
+    sesurgery.apply(model["student"], "standard", input_size="64", inplace=True)
+    said = operations_in(model)
+    with pytest.raises(ArtifactError, match="tells of an operation on student, which this model does not have; build"):
+        repeat_operations(model["teacher"], said, "a file")
+    with pytest.raises(ArtifactError, match=r"\(operations: List should have at least 1 item"):
+        repeat_operations(both(), {"student": {"operations": []}}, "a file")
