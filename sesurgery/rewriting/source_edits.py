@@ -384,6 +384,11 @@ def _number_of_the_turn(editor: _Editor, node: ast.expr | ast.stmt, layer: str) 
     return editor.turns[header]
 
 
+def _is_bare(node: ast.expr) -> bool:
+    """Whether a node is a tuple without parentheses around it."""
+    return isinstance(node, ast.Tuple) and bool(node.elts) and span_of(node)[:2] == span_of(node.elts[0])[:2]
+
+
 def _own_counter(editor: _Editor, loop: ast.AST, header: ast.For | ast.comprehension) -> str | None:
     """The variable in which the author counts from 0 on (``enumerate``, ``range``), where nothing else sets it."""
     call = header.iter
@@ -406,9 +411,9 @@ def _new_counter(editor: _Editor, header: ast.For | ast.While | ast.comprehensio
         editor.line_before(header.body[0], f"{variable} += 1")
         return variable
     target, items = header.target, header.iter
-    bare = isinstance(target, ast.Tuple) and not editor.source(target).startswith("(")
+    bare = _is_bare(target)
     editor.text.around(span_of(target), f"{variable}, " + "(" * bare, ")" * bare)
-    bare = isinstance(items, ast.Tuple) and not editor.source(items).startswith("(")
+    bare = _is_bare(items)
     editor.text.around(span_of(items), "enumerate(" + "(" * bare, ")" + ")" * bare)
     return variable
 

@@ -66,6 +66,14 @@ class Comprehended(Loop):
         return torch.stack([x + functional.silu(layer(x)) for layer in self.layers.values()]).sum(0)
 
 
+class Bare(Loop):
+    def forward(self, x: Tensor) -> Tensor:
+        x, layers = self.stem(x), self.layers
+        for layer, factor in (layers["a"], 1.0), (layers["b"], 0.5), (layers["c"], 0.1):
+            x = x + functional.silu(layer(x)) * factor
+        return x
+
+
 class While(Loop):
     def forward(self, x: Tensor) -> Tensor:
         x, left = self.stem(x), list(self.layers.values())
@@ -108,7 +116,7 @@ def test_the_loop_counts_its_turns() -> None:
     assert [edit.path for edit in plan.edits] == ["se", "se_2", "se_3"]
 
 
-@pytest.mark.parametrize("kind", [Loop, Pairs, Counted, Grown, Comprehended, While])
+@pytest.mark.parametrize("kind", [Loop, Pairs, Counted, Grown, Comprehended, Bare, While])
 def test_each_turn_has_its_layer_and_no_bit_changes(kind: Callable[[], Loop]) -> None:
     model = kind()
     operated = sesurgery.apply(model, RULE, init="identity", example_input=IMAGE).model
