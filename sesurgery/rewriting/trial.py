@@ -270,6 +270,8 @@ def _in_other_method(
     def trial(edited: Sequence[EditedMethod], tried: Sequence[LayerCall]) -> None:
         with filled(host, [each.name for each in tried]), _as(host, (*methods, *edited)), _forward_by(host, name):
             check(other, bench.tried(frame), tried)
+        if edited:  # the forward may call the method that was edited, or a part of it, and has its layers already
+            bench.try_out((*methods, *edited), insertions)
 
     return _unless_there(type(host), other, chosen, trial, {each.attribute for each in methods})
 

@@ -90,6 +90,7 @@ class Watch:
 
     Attributes:
         calls: how often each was called, by path.
+        hosts: how often the host of each was called, by the path of the layer.
         moved: paths of those that gave back something else than they were given.
         dtypes: of those that gave back another dtype, which.
         gradients: whether any parameter of a layer got a gradient, by path; layers without parameters are not in it.
@@ -98,6 +99,7 @@ class Watch:
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = tuple(paths)
         self.calls: Counter[str] = Counter()
+        self.hosts: Counter[str] = Counter()
         self.moved: set[str] = set()
         self.dtypes: dict[str, str] = {}
         self.gradients: dict[str, bool] = {}
@@ -107,7 +109,8 @@ class Watch:
     def attach(self, model: nn.Module) -> None:
         """Watch the layers of this copy from now on."""
         for path in self.paths:
-            layer = model.get_submodule(path)
+            layer, host = model.get_submodule(path), model.get_submodule(path.rpartition(".")[0])
+            self._handles.append(host.register_forward_pre_hook(self._around(path)))
             self._handles.append(layer.register_forward_pre_hook(self._before(path)))
             self._handles.append(layer.register_forward_hook(self._after(path)))
 
@@ -122,6 +125,18 @@ class Watch:
             parameters = [p for p in model.get_submodule(path).parameters() if p.requires_grad]
             if parameters:
                 self.gradients[path] = any(p.grad is not None for p in parameters)
+
+    @property
+    def repeated(self) -> dict[str, str]:
+        """The layers that one call of their host calls more than once, which no operation plans."""
+        often = {path: (calls, self.hosts[path]) for path, calls in self.calls.items() if calls > self.hosts[path] > 0}
+        return {path: f"{calls} times in {hosts} calls of its host" for path, (calls, hosts) in often.items()}
+
+    def _around(self, path: str) -> Any:
+        def hook(*_: Any) -> None:
+            self.hosts[path] += 1
+
+        return hook
 
     def _before(self, path: str) -> Any:
         def hook(_layer: nn.Module, args: tuple[Any, ...]) -> None:

@@ -26,7 +26,7 @@ class Difference:
             ``random numbers``, ``weight`` or ``layer``.
         path: where in the output (``[0]['boxes']``), or the name of the parameter, buffer, attribute or layer.
         kind: ``error``, ``type``, ``keys``, ``length``, ``dtype``, ``shape``, ``device``, ``requires_grad``,
-            ``values``, ``missing``, ``new``, ``tie`` or ``not called``.
+            ``values``, ``missing``, ``new``, ``tie``, ``not called`` or ``called`` (too often).
         text: the difference in words.
         size: of ``values`` of numbers, the largest absolute difference (``inf`` where one side is no number).
     """

@@ -187,6 +187,8 @@ class _Check:
     def _note_watch(self, way: Way, watch: Watch) -> None:
         self.watches.setdefault(way.train, watch)
         self.moved |= watch.moved
+        for path, text in watch.repeated.items():
+            self.differences.append(Difference(way.name, "layer", path, "called", text))
         # Under autocast some layers narrow what they are given, as convolutions do.
         for path, text in () if way.autocast else watch.dtypes.items():
             self.differences.append(Difference(way.name, "layer", path, "dtype", text))

@@ -157,14 +157,33 @@ class Tapped(nn.Module):
         return self._sum(self.stack[2](inner), x), inner
 
 
+class Stepping(Tapped):
+    """Its second forward shares the sum with the first, and goes through the branch in a loop."""
+
+    def _sum(self, y: Tensor, x: Tensor) -> Tensor:
+        y = y + x
+        return y
+
+    def forward_with_tap(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = inner = self.stem(x)
+        for index, layer in enumerate(self.stack):
+            if index < 2:
+                inner = layer(inner)
+            else:
+                x = self._sum(layer(inner), x)
+        return x, inner
+
+
+@pytest.mark.parametrize("kind", [Tapped, Stepping])
 @pytest.mark.parametrize("recipe", ["standard", "post", "identity"])
-def test_a_layer_is_seen_by_every_forward(recipe: str) -> None:
-    model = networks.lively(Tapped())
+def test_a_layer_is_seen_by_every_forward(recipe: str, kind: type[Tapped]) -> None:
+    model = networks.lively(kind())
     surgery = sesurgery.apply(model, recipe, example_input=torch.randn(1, 3, 8, 8))
     assert [edit.path for edit in surgery.plan.edits] == ["se"]
     assert surgery.notes == ()
     x = torch.randn(2, 3, 8, 8)
     operated = surgery.model.eval()
+    assert calls_of(operated.se, operated, x) == 1
     assert not torch.equal(operated(x), model(x))
     assert torch.equal(operated(x), operated.forward_with_tap(x)[0])
     operated.forward = operated.forward_with_tap  # type: ignore[method-assign]

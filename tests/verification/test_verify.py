@@ -342,6 +342,17 @@ def test_layers_that_nobody_calls_are_named(right: nn.Module, image: Tensor, alo
     }
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_layer_that_its_host_calls_twice_is_named(right: nn.Module, image: Tensor, alone: bool) -> None:
+    def twice(self: Any, x: Tensor) -> Tensor:
+        return type(self).forward(self, self.se(x))  # a gate at identity changes no bit
+
+    model = operated(right, image)
+    model.blocks[0].forward = twice.__get__(model.blocks[0])
+    result = sesurgery.verify(model, None, image) if alone else sesurgery.verify(right, model, image)
+    assert {one.path: one.text for one in result.differences} == {"blocks.0.se": "2 times in 1 calls of its host"}
+
+
 def test_an_operated_part_of_a_model_is_audited_too(right: nn.Module, image: Tensor) -> None:
     whole = nn.Sequential(operated(right, image))
     assert [use.path for use in sesurgery.verify(whole, None, image).layers] == ["0.blocks.0.se", "0.blocks.1.se"]
