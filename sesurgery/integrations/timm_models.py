@@ -101,8 +101,11 @@ def _entry(name: str, base: str, recipe: Recipe) -> Callable[..., nn.Module]:
         spec = zoo.ModelSpec("timm", base, mine)
         try:
             operate(model, drafted(model, spec, recipe, None, None, None), spec)
-        except InputError:
-            raise
+        except InputError as error:
+            if not kwargs.get("features_only"):
+                raise
+            remedy = f"{error.remedy}; features_only leaves out what lies behind the last of out_indices"
+            raise InputError(error.what, where=error.where, remedy=remedy) from error
         except Exception as error:
             raise ModelError(f"operating on it failed with {reason(error)}", where=name) from error
         if whole:

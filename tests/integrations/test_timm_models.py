@@ -139,6 +139,11 @@ def test_bad_input() -> None:
     sesurgery.register("test_resnet_se", base=BASE, recipe="standard", stages="3-4")
 
 
+def test_features_without_the_stages_say_why() -> None:
+    with pytest.raises(InputError, match=r"out of range.*stages 1-3; features_only leaves out what lies behind"):
+        timm.create_model("test_resnet_se", features_only=True, out_indices=(1, 3))
+
+
 def saved(model: nn.Module, folder: Path) -> Any:
     """What the hub would give for what timm saves there."""
     save_for_hf(model, str(folder), safe_serialization=True)
