@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from compatibility_cells import COLUMNS, DDP, Cell, cell, page
 from families import FAMILIES, Family
-from features import FEATURES, NEEDS, operate
+from features import NEEDS, operate
 from parallel import distributed
 
 HERE = Path(__file__).parent
@@ -35,16 +35,16 @@ RESULTS = HERE / "compatibility.jsonl"
 PAGE = HERE.parent / "docs" / "compatibility.md"
 
 
-def row(family: Family, columns: Sequence[str] = tuple(FEATURES)) -> dict[str, Cell]:
-    """Some features of one family, DDP left out."""
+def row(family: Family, columns: Sequence[str], seconds: int) -> dict[str, Cell]:
+    """Some features of one family, DDP left out, each within so many seconds."""
     operated = operate(family)
-    found = {name: cell(family, name, operated) for name in columns}
+    found = {name: cell(family, name, operated, seconds) for name in columns}
     torch._dynamo.reset()  # it keeps every model it compiled
     gc.collect()
     return found
 
 
-def run(wanted: dict[str, list[str]]) -> None:
+def run(wanted: dict[str, list[str]], seconds: int) -> None:
     """Examine these columns of these families and keep the results."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -55,7 +55,7 @@ def run(wanted: dict[str, list[str]]) -> None:
         parallel = _parallel([family for family in families if DDP in wanted[family.name]])
         for family in families:
             bar.update(task, description=family.name)
-            cells = row(family, [name for name in wanted[family.name] if name != DDP])
+            cells = row(family, [name for name in wanted[family.name] if name != DDP], seconds)
             if family.name in parallel:
                 cells[DDP] = parallel[family.name]
             sink.write(json.dumps({"family": family.name, "cells": cells}) + "\n")
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--family", action="append", help="only this one (may be given several times)")
     parser.add_argument("--column", action="append", choices=COLUMNS, help="only this one (the same)")
     parser.add_argument("--fresh", action="store_true", help="examine again what has a result")
+    parser.add_argument("--limit", type=int, default=600, help="seconds for one cell (default: 600)")
     parser.add_argument("--report", action="store_true", help="only write docs/compatibility.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -103,7 +104,7 @@ def main() -> None:
     columns = options.column or [name for name in COLUMNS if all(map(find_spec, NEEDS.get(name, ())))]
     names = options.family or [family.name for family in FAMILIES]
     if not options.report:
-        run({name: [column for column in columns if column not in done.get(name, {})] for name in names})
+        run({name: [column for column in columns if column not in done.get(name, {})] for name in names}, options.limit)
     PAGE.write_text(page(results()), encoding="utf-8")
     print(f"{len(results())} families: {PAGE.name}")
 

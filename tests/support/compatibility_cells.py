@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import platform
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -18,24 +20,40 @@ COLUMNS = (*FEATURES, DDP)
 Cell = tuple[str, str]  # yes | no | neither (the original cannot) | absent (the library has no such thing), and why
 
 
-def cell(family: Family, name: str, operated: torch.nn.Module) -> Cell:
-    """What one feature makes of one operated model."""
-    failure = _failure(family, name, copy.deepcopy(operated))
+def cell(family: Family, name: str, operated: torch.nn.Module, seconds: int = 0) -> Cell:
+    """What one feature makes of one operated model, within so many seconds (0: however long it takes)."""
+    failure = _failure(family, name, copy.deepcopy(operated), seconds)
     if failure is None or failure[0] == "absent":
         return failure or ("yes", "")
-    original = _failure(family, name, family.create())
+    original = _failure(family, name, family.create(), seconds)
     return failure if original is None else ("neither", original[1])
 
 
-def _failure(family: Family, name: str, model: torch.nn.Module) -> Cell | None:
+def _failure(family: Family, name: str, model: torch.nn.Module, seconds: int) -> Cell | None:
     try:
-        with quiet():
+        with quiet(), _limited(seconds):
             FEATURES[name](family, model)
     except NotApplicableError as reason:
         return "absent", str(reason)
     except Exception as error:
         return "no", spoken(error)
     return None
+
+
+@contextlib.contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    """Raises ``TimeoutError`` in what takes longer: Torch-Pruning's walk through some networks grows exponentially."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"no result within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def spoken(error: Exception) -> str:

@@ -23,6 +23,7 @@ from torch import nn
 from torchvision.models.feature_extraction import NodePathTracer
 
 import sesurgery
+from sesurgery.operating.backup import inserted_layers
 from sesurgery.recording.nested import map_tensors, tensors_in
 
 Feature = Callable[[Family, nn.Module], None]
@@ -142,7 +143,8 @@ def aot_inductor(family: Family, model: nn.Module) -> None:
     args = family.inputs()
     with torch.no_grad(), quiet(), tempfile.TemporaryDirectory() as folder:
         program = torch.export.export(model, args)
-        file = inductor.aoti_compile_and_package(program, package_path=f"{folder}/model.pt2")
+        quickly = {"aot_inductor.compile_wrapper_opt_level": "O0"}  # g++ takes most of the time otherwise
+        file = inductor.aoti_compile_and_package(program, package_path=f"{folder}/model.pt2", inductor_configs=quickly)
         same(inductor.aoti_load_package(file)(*args), model(*args), 1e-3)
 
 
@@ -181,16 +183,19 @@ def quantized(family: Family, model: nn.Module) -> None:
 
 @feature("Torch-Pruning")
 def pruned(family: Family, model: nn.Module) -> None:
-    """Two channels of every fourth layer with weights go, and what hangs on them by its graph; the rest runs."""
+    """Two channels of every fourth layer with weights go, of the author's layers and of the new ones, and what hangs on
+    them by its graph; the rest runs."""
     import torch_pruning
 
     args = family.inputs()
     with quiet():
         before = sum(weight.numel() for weight in model.parameters())
         graph = torch_pruning.DependencyGraph().build_dependency(model, args)
-        layers = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)][:-1:4]
+        new = {part for layer in inserted_layers(model) for part in layer.modules()}
+        layers = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+        authors = [part for part in layers if part not in new]
         groups = 0
-        for layer in layers:
+        for layer in (*authors[:-1:4], *[part for part in layers if part in new][::4]):
             prune = torch_pruning.prune_conv_out_channels
             prune = prune if isinstance(layer, nn.Conv2d) else torch_pruning.prune_linear_out_channels
             group = graph.get_pruning_group(layer, prune, idxs=[0, 1])
