@@ -34,8 +34,7 @@ NO_COPY = "torch makes no deep copy of the model either: it has to be operated i
 BROADCAST = "what is added is one number for each channel, which goes to all places: there is no map to gate"
 REASONS = {
     "__slots__ attribute changed later": NO_COPY,
-    "pruned convs": NO_COPY,
-    "old weight_norm": NO_COPY,
+    "old weight_norm": "the attack makes a deep copy first, which torch refuses; `apply` operates on such a model",
     "torch.export.unflatten": NO_COPY,
     "isinstance(n, int) of an int argument": BROADCAST,
     "recurrence over x.unbind(1): longer sequence later": BROADCAST,
