@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,24 +81,21 @@ def eject(
         raise ModelError(
             f"cannot be written as Python: {unfit}", where=path or type(model).__name__, remedy=remedy
         ) from unfit
-    guarded(place, lambda: _put(place, files, prefix, body, inputs, outputs))
+
+    def fill(beside: Path) -> None:
+        _write(beside, files, prefix, body, inputs, outputs)
+        _prove(beside, body, inputs, outputs, given="base: nn.Module" in files["model.py"])
+
+    guarded(place, lambda: _put(place, fill))
     return place
 
 
-def _put(
-    place: Path,
-    files: dict[str, str],
-    prefix: str | None,
-    body: nn.Module,
-    inputs: tuple[Any, ...],
-    outputs: list[Tensor],
-) -> None:
-    """Write the folder beside its place, prove it, and rename it there: all of it or nothing."""
+def _put(place: Path, fill: Callable[[Path], None]) -> None:
+    """Have a folder filled beside its place, and rename it there: all of it or nothing."""
     place.absolute().parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.absolute().parent))
     try:
-        _write(temporary, files, prefix, body, inputs, outputs)
-        _prove(temporary, body, inputs, outputs, given="base: nn.Module" in files["model.py"])
+        fill(temporary)
         temporary.chmod(0o755)
         if place.is_dir():
             place.rmdir()
