@@ -75,14 +75,11 @@ def _parted(state: State, places: Mapping[str, str], base: Mapping[str, Any]) ->
     same: dict[str, str] = {}
     for key, tensor in state.items():
         there = base.get(places[key])
-        mark = digest(tensor)
-        if (
-            isinstance(there, Tensor)
-            and there.shape == tensor.shape
-            and _marked(there, mark, (tensor.dtype,)) is not None
-        ):
-            same[key] = mark
-            continue
+        if isinstance(there, Tensor) and there.shape == tensor.shape:
+            mark = digest(tensor)
+            if _marked(there, mark, (tensor.dtype,)) is not None:
+                same[key] = mark
+                continue
         own[key] = tensor
     return own, same
 
